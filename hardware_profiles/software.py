@@ -1,0 +1,50 @@
+"""What a software stack does with a device: fusion, attention kernel, overlap, memory overhead."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hardware_profiles.provenance import Provenance
+
+AttentionKernel = Literal["unfused", "flash"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoftwareProfile:
+    """One training or serving stack; shares are between 0 and 1."""
+
+    name: str
+    title: str
+    fuses_elementwise: bool
+    """Chains of element-wise operators run as one kernel (and save only the chain's inputs)."""
+    fuses_normalization: bool
+    """Layer and RMS norms run as one kernel."""
+    attention: AttentionKernel
+    """Attention kernel when the workload says ``auto``."""
+    fuses_attention_softmax: bool
+    """With unfused attention: scale, mask, softmax and dropout are one kernel."""
+    kernel_overhead_s: float
+    """Host time per kernel that is not hidden behind the device [s]."""
+    overlap_gradient_sync: float
+    """Share of the backward pass under which gradient collectives can hide [1]."""
+    overlap_parameter_gather: float
+    """Share of compute under which parameter all-gathers of sharded data parallelism hide [1]."""
+    overlap_tensor_parallel: float
+    """Share of tensor-parallel communication hidden by chunked overlap [1]."""
+    overlap_pipeline: float
+    """Share of pipeline sends hidden beside compute [1]."""
+    compute_slowdown: float
+    """Factor on compute while a collective runs beside it, at least 1 [1]."""
+    gradient_bucket_bytes: float
+    """Bytes per bucket of the gradient collective [B]."""
+    gradient_precision: Literal["compute", "fp32"]
+    """Precision of accumulated gradients and of their collective, in mixed precision."""
+    master_weights: bool
+    """Mixed precision keeps fp32 master weights beside the 16-bit ones."""
+    fixed_memory_bytes: float
+    """Context, library and communicator memory per device [B]."""
+    allocator_overhead: float
+    """Fragmentation as a share of the planned bytes [1]."""
+    straggler_share: float
+    """Step time lost to jitter between ranks, per doubling of nodes [1]."""
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The front door: ten public names and the command line."""

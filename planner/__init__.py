@@ -1,0 +1,1 @@
+"""What to do: trace, strategy space, layouts, lowering, search, explanation and report."""

@@ -1,0 +1,162 @@
+"""The compact, human form of a split: ``dp=8,tp=8,pp=16,microbatch=1,schedule=1f1b``."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from planner.errors import StrategyError
+
+Schedule = Literal["gpipe", "1f1b", "interleaved"]
+Sharding = Literal["none", "optimizer", "gradients", "parameters"]
+Recompute = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategy:
+    """A point of the strategy space; sizes of 1 and defaults mean "off".
+
+    Invariants: ``dp * tp * pp * cp`` devices are used; ``ep`` divides ``dp * cp``;
+    ``virtual_stages`` above 1 needs ``schedule="interleaved"``.
+    """
+
+    data_parallel_size: int = 1
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    context_parallel_size: int = 1
+    expert_parallel_size: int = 1
+    microbatch_size: int = 1
+    schedule: Schedule = "1f1b"
+    virtual_stages: int = 1
+    sharding: Sharding = "none"
+    recompute: Recompute = "none"
+    sequence_parallel: bool = False
+
+    @property
+    def num_devices(self) -> int:
+        """Devices the strategy uses."""
+        return (
+            self.data_parallel_size
+            * self.tensor_parallel_size
+            * self.pipeline_parallel_size
+            * self.context_parallel_size
+        )
+
+    def __str__(self) -> str:
+        """Return the canonical text; :func:`parse_strategy` reads it back."""
+        parts = []
+        for key, field in _SIZES.items():
+            value = getattr(self, field)
+            if value != 1 or key == "dp":
+                parts.append(f"{key}={value}")
+        parts.append(f"microbatch={self.microbatch_size}")
+        if self.pipeline_parallel_size > 1:
+            parts.append(f"schedule={self.schedule}")
+        if self.virtual_stages != 1:
+            parts.append(f"virtual_stages={self.virtual_stages}")
+        if self.sharding != "none":
+            parts.append(f"sharding={self.sharding}")
+        if self.recompute != "none":
+            parts.append(f"recompute={self.recompute}")
+        if self.sequence_parallel:
+            parts.append("sequence_parallel=on")
+        return ",".join(parts)
+
+
+_SIZES = {
+    "dp": "data_parallel_size",
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "cp": "context_parallel_size",
+    "ep": "expert_parallel_size",
+}
+_COUNTS = {**_SIZES, "microbatch": "microbatch_size", "virtual_stages": "virtual_stages"}
+_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "schedule": ("schedule", get_args(Schedule)),
+    "sharding": ("sharding", get_args(Sharding)),
+    "recompute": ("recompute", get_args(Recompute)),
+    "sequence_parallel": ("sequence_parallel", ("on", "off")),
+}
+STRATEGY_KEYS = (*_COUNTS, *_WORDS)
+
+
+def parse_partial_strategy(text: str) -> dict[str, Any]:
+    """Return the fields that a strategy text fixes, by field name.
+
+    Examples
+    --------
+    >>> parse_partial_strategy("tp=8,sequence_parallel=on")
+    {'tensor_parallel_size': 8, 'sequence_parallel': True}
+    >>> parse_partial_strategy("tpp=8")
+    Traceback (most recent call last):
+    planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, schedule, sharding, recompute, sequence_parallel
+    """
+    fields: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise StrategyError(f"strategy '{text}': '{part}' has no '='; write key=value")
+        if key in _COUNTS:
+            name, parsed = _COUNTS[key], _parse_count(text, key, value)
+        elif key in _WORDS:
+            name, words = _WORDS[key]
+            if value not in words:
+                raise StrategyError(
+                    f"strategy '{text}': {key}={value!r}; expected one of {', '.join(words)}"
+                )
+            parsed = (value == "on") if key == "sequence_parallel" else value
+        else:
+            raise StrategyError(
+                f"strategy '{text}': unknown key '{key}'; expected one of {', '.join(STRATEGY_KEYS)}"
+            )
+        if name in fields:
+            raise StrategyError(f"strategy '{text}': key '{key}' is given twice; keep one")
+        fields[name] = parsed
+    return fields
+
+
+def _parse_count(text: str, key: str, value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise StrategyError(
+            f"strategy '{text}': {key}={value!r}; expected a whole number of at least 1"
+        )
+    return int(value)
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Return the strategy that a text names; keys left out are 1 or off.
+
+    Examples
+    --------
+    >>> str(parse_strategy("pp=2,dp=4,schedule=gpipe"))
+    'dp=4,pp=2,microbatch=1,schedule=gpipe'
+    """
+    return check_strategy(Strategy(**parse_partial_strategy(text)))
+
+
+def check_strategy(strategy: Strategy) -> Strategy:
+    """Return the strategy if it keeps its own invariants.
+
+    Raises
+    ------
+    StrategyError
+        With the invariant that is broken and the way out.
+    """
+    if strategy.virtual_stages > 1 and strategy.schedule != "interleaved":
+        raise StrategyError(
+            f"virtual_stages={strategy.virtual_stages} with schedule={strategy.schedule}; "
+            "only schedule=interleaved has virtual stages"
+        )
+    if strategy.schedule == "interleaved" and strategy.virtual_stages < 2:  # noqa: PLR2004
+        raise StrategyError(
+            "schedule=interleaved with virtual_stages=1; give virtual_stages=2 or more"
+        )
+    if strategy.schedule == "interleaved" and strategy.pipeline_parallel_size == 1:
+        raise StrategyError("schedule=interleaved with pp=1; give pp=2 or more, or leave it out")
+    ranks = strategy.data_parallel_size * strategy.context_parallel_size
+    if ranks % strategy.expert_parallel_size:
+        raise StrategyError(
+            f"ep={strategy.expert_parallel_size} does not divide dp*cp={ranks}; "
+            "expert parallelism reuses data-parallel ranks"
+        )
+    if strategy.sequence_parallel and strategy.tensor_parallel_size == 1:
+        raise StrategyError("sequence_parallel=on with tp=1; give tp=2 or more, or leave it out")
+    return strategy

@@ -1,0 +1,1 @@
+"""How long things take: operators, collectives, memory, and the engine that runs a program."""
