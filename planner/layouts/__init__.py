@@ -1,0 +1,1 @@
+"""Which index each operator splits on a mesh axis, and what that costs."""

@@ -1,0 +1,77 @@
+"""What one unit costs one rank for one microbatch under given layouts: the input of the scorer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.groups import CollectiveKind
+
+Axis = Literal["dp", "cp", "ep", "tp"]
+Phase = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectiveUse:
+    """A collective that every rank of an axis issues ``count`` times per microbatch and repetition."""
+
+    kind: CollectiveKind
+    axis: Axis
+    phase: Phase
+    message_bytes: float
+    """In the nccl-tests convention for ``kind`` (all-gather: gathered size; ...) [B]."""
+    count: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradientGroup:
+    """Parameters whose gradients are partial sums over the same axes."""
+
+    axes: tuple[Axis, ...]
+    """Axes to reduce over; ``("dp", "cp")`` for plain weights, ``("dp",)`` sub-axes for experts are
+    expressed by leaving out ``"ep"``'s share, see ``is_expert``."""
+    num_parameters: float
+    """Elements held by one rank, one repetition [1]."""
+    is_expert: bool = False
+    """Expert parameters: already split over ``ep``, reduced over ``dp * cp / ep`` ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutSolution:
+    """One choice per operator on the tensor axis: the label it splits, or None."""
+
+    name: str
+    """``data``, ``tensor``, ``hybrid``, ``replicated``: by what it splits, for people."""
+    choices: Mapping[str, str | None]
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitTerms:
+    """Costs of one repetition of one unit for one microbatch on one rank."""
+
+    unit: str
+    forward_s: float
+    """Compute, without communication [s]."""
+    backward_s: float
+    """Compute, without communication and recomputation [s]."""
+    selective_recompute_s: float
+    """Extra compute in backward when attention cores are recomputed [s]."""
+    communication: tuple[CollectiveUse, ...]
+    gradient_groups: tuple[GradientGroup, ...]
+    forward_flops: float
+    """Model FLOPs of this rank [FLOP]."""
+    backward_flops: float
+    selective_recompute_flops: float
+    saved_bytes: float
+    """Kept for backward per microbatch in flight [B]."""
+    selective_saved_bytes: float
+    """The same when attention cores are recomputed [B]."""
+    boundary_bytes: float
+    """Carried tensors at the unit's entry: kept under full recomputation, sent between stages [B]."""
+    workspace_bytes: float
+    """Largest transient beside saved tensors (logits and their gradient, gathered input) [B]."""
+
+    @property
+    def num_parameters(self) -> float:
+        """Elements held by one rank, one repetition."""
+        return sum(group.num_parameters for group in self.gradient_groups)

@@ -1,0 +1,1 @@
+"""A plan told to people: terminal text, HTML with plots, Perfetto trace."""
