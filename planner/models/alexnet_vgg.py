@@ -1,0 +1,94 @@
+"""AlexNet and VGG with torchvision's structure: features, avgpool, flatten, classifier."""
+
+import torch
+from torch import nn
+
+from planner.models.data import cross_entropy, image_batch
+from planner.models.sizes import ConvolutionSize
+from planner.models.source import Batch
+
+loss = cross_entropy
+_ALEXNET = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
+"""Channels, kernel, stride and padding of each convolution, arXiv:1404.5997."""
+_ALEXNET_POOLS_AFTER = (0, 1, 4)
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+"""Channels of each convolution, 0 for a pooling layer, arXiv:1409.1556 configuration D."""
+_FULLY_CONNECTED = 4096
+
+
+class FeatureClassifier(nn.Module):
+    """Convolutions, pooling to a fixed size, fully connected layers."""
+
+    def __init__(self, *, features: nn.Sequential, pooled: int, classifier: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+        self.avgpool = nn.AdaptiveAvgPool2d(pooled)
+        self.flatten = nn.Flatten()
+        self.classifier = classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``[batch, 3, height, width]`` to ``[batch, classes]``."""
+        logits: torch.Tensor = self.classifier(self.flatten(self.avgpool(self.features(images))))
+        return logits
+
+
+def _alexnet(size: ConvolutionSize) -> nn.Module:
+    features = nn.Sequential()
+    inputs = 3
+    for index, (channels, kernel, stride, padding) in enumerate(_ALEXNET):
+        outputs = size.width(channels)
+        features.append(nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding))
+        features.append(nn.ReLU())
+        if index in _ALEXNET_POOLS_AFTER:
+            features.append(nn.MaxPool2d(3, stride=2))
+        inputs = outputs
+    pooled = 6
+    wide = size.width(_FULLY_CONNECTED)
+    classifier = nn.Sequential(
+        nn.Dropout(size.dropout), nn.Linear(inputs * pooled * pooled, wide), nn.ReLU(),
+        nn.Dropout(size.dropout), nn.Linear(wide, wide), nn.ReLU(),
+        nn.Linear(wide, size.num_classes),
+    )  # fmt: skip
+    return FeatureClassifier(features=features, pooled=pooled, classifier=classifier)
+
+
+def _vgg16(size: ConvolutionSize) -> nn.Module:
+    features = nn.Sequential()
+    inputs = 3
+    for channels in _VGG16:
+        if channels == 0:
+            features.append(nn.MaxPool2d(2, stride=2))
+            continue
+        outputs = size.width(channels)
+        features.append(nn.Conv2d(inputs, outputs, 3, padding=1))
+        features.append(nn.ReLU())
+        inputs = outputs
+    pooled = 7
+    wide = size.width(_FULLY_CONNECTED)
+    classifier = nn.Sequential(
+        nn.Linear(inputs * pooled * pooled, wide), nn.ReLU(), nn.Dropout(size.dropout),
+        nn.Linear(wide, wide), nn.ReLU(), nn.Dropout(size.dropout),
+        nn.Linear(wide, size.num_classes),
+    )  # fmt: skip
+    return FeatureClassifier(features=features, pooled=pooled, classifier=classifier)
+
+
+def chain(model: nn.Module) -> tuple[str, ...]:
+    """Return every layer in order."""
+    paths: list[str] = []
+    for name, child in model.named_children():
+        layers = [layer for layer, _ in child.named_children()]
+        paths.extend(f"{name}.{layer}" for layer in layers)
+        if not layers:
+            paths.append(name)
+    return tuple(paths)
+
+
+def build(name: str, size: ConvolutionSize) -> nn.Module:
+    """Return the model of this name."""
+    return {"alexnet": _alexnet, "vgg16": _vgg16}[name](size)
+
+
+def make_batch(size: ConvolutionSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
+    """Return made-up images; there is no sequence."""
+    return image_batch(batch_size, seed, image_size=size.image_size, num_classes=size.num_classes)

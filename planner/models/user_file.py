@@ -1,0 +1,243 @@
+"""A user's own model: ``path/to/file.py:factory``, see docs/models.md."""
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from planner.errors import ModelError
+from planner.models.data import generator, integers, normals
+from planner.models.options import nearest, parse_value, split_options
+from planner.models.source import Batch, ModelSource
+
+_RECIPE = (
+    "define 'def inputs(batch_size, sequence_length)' in the same file, "
+    "or set 'example_inputs' on the module"
+)
+
+
+def resolve_file(text: str) -> ModelSource:
+    """Load a user's file and describe the model that its factory makes.
+
+    Raises
+    ------
+    ModelError
+        If the file or the function is missing, or the file itself fails.
+    """
+    location, options = split_options(text)
+    path_text, _, factory_name = location.rpartition(":")
+    path = Path(path_text)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"{path}: {reason}; expected a Python file with a model") from None
+    module = _load(path, digest=hashlib.sha256(content).hexdigest())
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        own = _own_functions(module)
+        raise ModelError(
+            f"{path}: no function {factory_name!r}; {nearest(factory_name, own) if own else ''}"
+            + ("" if own else "the file defines no function; add one that returns a Module")
+        )
+    return _source(text, path=path, module=module, factory=factory, options=options)
+
+
+def _source(
+    text: str,
+    *,
+    path: Path,
+    module: ModuleType,
+    factory: Callable[..., Any],
+    options: dict[str, str],
+) -> ModelSource:
+    arguments = {key: parse_value(value) for key, value in options.items()}
+    name = f"{path.stem}:{factory.__name__}"
+
+    def build() -> nn.Module:
+        made = _call(path, f"{factory.__name__}()", lambda: factory(**arguments))
+        if not isinstance(made, nn.Module):
+            raise ModelError(
+                f"{path}: {factory.__name__}() returned {type(made).__name__}; "
+                "expected a torch.nn.Module"
+            )
+        return made
+
+    def make_batch(batch_size: int, sequence_length: int, seed: int) -> Batch:
+        return _make_batch(
+            path, module, build=build, sizes=(batch_size, sequence_length), seed=seed
+        )
+
+    own_loss = getattr(module, "loss", None)
+
+    def loss(output: Any, targets: torch.Tensor | None) -> torch.Tensor:
+        if own_loss is None:
+            return default_loss(output)
+        scalar = _call(path, "loss()", lambda: own_loss(output, targets))
+        if not isinstance(scalar, torch.Tensor) or scalar.numel() != 1:
+            raise ModelError(f"{path}: loss() returned {_shape(scalar)}; expected a scalar tensor")
+        return scalar
+
+    length = getattr(module, "sequence_length", 1)
+    if not isinstance(length, int) or length < 1:
+        raise ModelError(f"{path}: sequence_length = {length!r}; expected a whole number from 1 up")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ModelSource(
+        source=text,
+        name=name,
+        default_sequence_length=length,
+        build=build,
+        make_batch=make_batch,
+        loss=loss,
+        chain=sequential_chain,
+        key=f"{name}:{arguments!r}:{digest}",
+    )
+
+
+def sequential_chain(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the children of a Sequential in order; None for any other module."""
+    if isinstance(model, nn.Sequential) and len(model):
+        return tuple(name for name, _ in model.named_children())
+    return None
+
+
+def default_loss(output: Any) -> torch.Tensor:
+    """Return the mean square of all floating-point outputs, in fp32: any scalar to derive from."""
+    found = [x for x in _tensors(output) if x.is_floating_point()]
+    if not found:
+        raise ModelError(
+            f"the model's output is {_shape(output)}, from which no loss follows; "
+            "define 'def loss(output, targets)' in the model's file"
+        )
+    return torch.stack([x.float().square().mean() for x in found]).sum()
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []
+
+
+def _make_batch(
+    path: Path,
+    module: ModuleType,
+    *,
+    build: Callable[[], nn.Module],
+    sizes: tuple[int, int],
+    seed: int,
+) -> Batch:
+    own_inputs = getattr(module, "inputs", None)
+    own_targets = getattr(module, "targets", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if own_inputs is not None:
+            made = _call(path, "inputs()", lambda: own_inputs(*sizes))
+        else:
+            made = _from_example(path, build, batch_size=sizes[0], seed=seed)
+        targets = None
+        if own_targets is not None:
+            targets = _call(path, "targets()", lambda: own_targets(*sizes))
+    return Batch(inputs=_checked_inputs(path, made, sizes[0]), keywords={}, targets=targets)
+
+
+def _checked_inputs(path: Path, made: Any, batch_size: int) -> tuple[torch.Tensor, ...]:
+    inputs = made if isinstance(made, tuple) else (made,)
+    for tensor in inputs:
+        if not isinstance(tensor, torch.Tensor):
+            raise ModelError(
+                f"{path}: inputs() returned {_shape(tensor)}; expected a tensor or tuple of tensors"
+            )
+        if tensor.dim() == 0 or tensor.shape[0] != batch_size:
+            raise ModelError(
+                f"{path}: inputs() returned {_shape(tensor)}; expected {batch_size} samples first"
+            )
+    return inputs
+
+
+def _from_example(
+    path: Path, build: Callable[[], nn.Module], *, batch_size: int, seed: int
+) -> tuple[torch.Tensor, ...]:
+    """Random tensors of the shapes and dtypes of ``example_inputs``, read from a meta build."""
+    with torch.device("meta"):
+        example = getattr(build(), "example_inputs", None)
+    if example is None:
+        raise ModelError(f"{path}: nothing tells what the model takes; {_RECIPE}")
+    source = generator(seed)
+    made = []
+    for tensor in _tensors(example):
+        shape = (batch_size, *tensor.shape[1:])
+        if tensor.is_floating_point():
+            made.append(normals(shape, source=source).to(tensor.dtype))
+        else:
+            made.append(integers(shape, below=2, source=source).to(tensor.dtype))
+    return tuple(made)
+
+
+def _load(path: Path, *, digest: str) -> ModuleType:
+    name = f"paraplan_user_model_{digest[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path}: cannot be imported; expected a Python file ending in .py")
+    module = importlib.util.module_from_spec(spec)
+    loader = spec.loader
+    sys.modules[name] = module
+    try:
+        _call(path, "importing it", lambda: loader.exec_module(module))
+    except ModelError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _call(path: Path, what: str, function: Callable[[], Any]) -> Any:
+    """Call the user's code; its exception becomes one line with the line in the user's file."""
+    try:
+        return function()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path}:{_line(error, path)}: {what} raised {type(error).__name__}: {_first(error)}"
+        ) from error
+
+
+def _line(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return error.lineno
+    own = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name == path.name and frame.lineno is not None
+    ]
+    return own[-1] if own else 1
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+def _own_functions(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
