@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-CollectiveKind = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "send"]
+CollectiveKind = Literal[
+    "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "send"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,322 @@
+"""Collectives over switches and NICs: rings, trees and switches that add, as NCCL does them.
+
+Latency ratios between protocols, the correction of the middle range and the bandwidth shares come
+from NCCL 2.30 (``src/graph/tuning.cc``: ``baseLat``, ``hwLat``, ``llMaxBws``,
+``treeCorrectionFactor``, ``nvlsEfficiency``). The hop and base latencies of a fabric mean those of
+the Simple protocol in a ring; the other protocols and algorithms scale them.
+"""
+
+from dataclasses import dataclass
+from math import log2, sqrt
+
+from simulator.collectives.wires import Wires
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """One wire protocol, relative to Simple in a ring."""
+
+    name: str
+    base: float
+    ring_intra: float
+    ring_inter: float
+    tree_intra: float
+    tree_inter: float
+    share_one_node: float
+    """Share of the bandwidth it reaches inside one node [1]."""
+    share: float
+    """Share of the bandwidth it reaches over several nodes [1]."""
+
+
+SIMPLE = Protocol(
+    name="simple", base=1.0, ring_intra=1.0, ring_inter=1.0, tree_intra=4.0 / 3.4, tree_inter=1.0,
+    share_one_node=1.0, share=1.0,
+)  # fmt: skip
+LOW_LATENCY_128 = Protocol(
+    name="ll128", base=14 / 8.4, ring_intra=1.9 / 3.4, ring_inter=4 / 14, tree_intra=1.25 / 3.4,
+    tree_inter=8.5 / 14, share_one_node=0.92, share=0.92,
+)  # fmt: skip
+LOW_LATENCY = Protocol(
+    name="ll", base=6.6 / 8.4, ring_intra=0.6 / 3.4, ring_inter=2.7 / 14, tree_intra=0.6 / 3.4,
+    tree_inter=5 / 14, share_one_node=0.38, share=0.1,
+)  # fmt: skip
+
+_PIPELINE = 0.75
+"""Weight of the pipelining term, see :func:`pipelined` [1]."""
+_TREE_SHARE = 0.92
+"""Bandwidth of a tree relative to a ring: NCCL ``tuning.cc``, tree/Simple [1]."""
+_IN_SWITCH_SHARE = 0.72
+"""Rate of an all-reduce in the switch over the ring rate of the same links: 265 of 370 GB/s on
+Hopper, 475 of 682 on Blackwell (nccl-tests tables of the ml-engineering book) [1]."""
+IN_SWITCH_RANKS = 8
+"""Fewest ranks that gain from it: with 4 of 8 GPUs the rings still win [1]."""
+_IN_SWITCH_HOPS = 25 / 3.4
+"""NVLS latency in ring hops: NCCL ``hwLat`` [1]."""
+_IN_NETWORK_HOPS = 18 / 14
+_IN_SWITCH_TREE_HOPS = 20.9 / 14
+"""Latency per level of a tree of switches that add, in ring hops: NCCL ``hwLat`` [1]."""
+_ALL_TO_ALL_SHARE = 0.9
+"""All-to-all over ring rate in one switch: 210 of 235, 320 of 370, 640 of 682 GB/s on A100, H100,
+B200 (NVIDIA GTC 2025, S72583, NCCL session) [1]."""
+_MESSAGE_SHARE = 0.1
+"""Cost of posting one more message of an all-to-all, in hops [1]."""
+_TWO_NODES = 2
+
+
+def pipelined(latency_s: float, transfer_s: float) -> float:
+    r"""Return the time of a pipelined transfer.
+
+    Parameters
+    ----------
+    latency_s : float
+        Time of the empty collective [s].
+    transfer_s : float
+        Time of the bytes at the full rate [s].
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    A message cut into :math:`c` chunks over hops of total latency :math:`A` takes
+    :math:`(A / c + \ldots)(c + \ldots)`; at the best :math:`c` this is
+    :math:`A + T + 2 \sqrt{A T}` [1]_. Libraries do better than one chunk size at a time, and the
+    published all-reduces of 32 to 8192 H100 follow :math:`A + T + 0.75 \sqrt{A T}` within a few
+    percent at half of the peak rate. NCCL's own model has the same dip as a table
+    (``treeCorrectionFactor``). Without latency the term is zero.
+
+    References
+    ----------
+    .. [1] P. Sanders, J. Speck, J. L. Träff, "Two-tree algorithms for full bandwidth broadcast,
+       reduction and scan", Parallel Computing 35, 2009, section 2.
+
+    Examples
+    --------
+    >>> pipelined(0.0, 2.0)
+    2.0
+    >>> pipelined(1.0, 4.0)
+    6.5
+    """
+    return latency_s + transfer_s + _PIPELINE * sqrt(latency_s * transfer_s)
+
+
+def ring_time(message_bytes: float, *, wires: Wires, passes: int, protocol: Protocol) -> float:
+    r"""Return the time of a ring that goes round ``passes`` times.
+
+    Two passes are an all-reduce, one is an all-gather or a reduce-scatter.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Whole buffer, nccl-tests' size [B].
+    wires : Wires
+        The group.
+    passes : int
+        Rounds [1].
+    protocol : Protocol
+        Wire protocol.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    :math:`p (n - 1) \alpha + p (n - 1) / n \, S / B` (Patarasuk and Yuan 2009), where over several
+    nodes :math:`p (N - 1)` of the hops cross the network and :math:`B` is the lesser of the rate
+    inside the node and the NICs' (rings are spread over all NICs).
+    """
+    crossings = passes * (wires.num_nodes - 1)
+    hops = passes * (wires.num_ranks - 1) - crossings
+    latency_s = (
+        wires.base_s * protocol.base
+        + hops * wires.intra_hop_s * protocol.ring_intra
+        + crossings * wires.inter_hop_s * protocol.ring_inter
+    )
+    share = protocol.share if wires.num_nodes > 1 else protocol.share_one_node
+    rate = share * min(wires.intra_bytes_per_s, wires.inter_bytes_per_s)
+    return pipelined(
+        latency_s, passes * (wires.num_ranks - 1) / wires.num_ranks * message_bytes / rate
+    )
+
+
+def tree_all_reduce_time(message_bytes: float, *, wires: Wires, protocol: Protocol) -> float:
+    """Return the time of a double binary tree over nodes with a chain inside each node.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Buffer on one rank [B].
+    wires : Wires
+        The group.
+    protocol : Protocol
+        Wire protocol.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    Up and down: ``2 ((g - 1) intra + log2(N) inter)`` of latency and twice the buffer over every
+    link; with two nodes each is the root of one tree and the NICs carry the buffer once (Sanders,
+    Speck, Träff 2009; NCCL ``tuning.cc``).
+    """
+    levels = log2(wires.num_nodes)
+    latency_s = (
+        wires.base_s * protocol.base
+        + 2 * (wires.ranks_per_node - 1) * wires.intra_hop_s * protocol.tree_intra
+        + 2 * levels * wires.inter_hop_s * protocol.tree_inter
+    )
+    share = protocol.share if wires.num_nodes > 1 else protocol.share_one_node
+    crossings = 1 if wires.num_nodes == _TWO_NODES else 2
+    slowest_s = max(2 / wires.intra_bytes_per_s, crossings / wires.inter_bytes_per_s)
+    return pipelined(latency_s, message_bytes * slowest_s / (share * _TREE_SHARE))
+
+
+def in_switch_all_reduce_time(message_bytes: float, *, wires: Wires) -> float:
+    """Return the time of an all-reduce added by the switch (NVLink SHARP), over any nodes.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Buffer on one rank [B].
+    wires : Wires
+        The group.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    Inside a node each rank sends and receives the buffer once. Between nodes the shards go up and
+    down a tree of the NICs, twice the buffer over a node's NICs (NVLS-Tree), or once where the
+    network adds too (SHARP).
+    """
+    hop_s = wires.inter_hop_s
+    levels_s = 2 * log2(wires.num_nodes) * hop_s * _IN_SWITCH_TREE_HOPS
+    if wires.in_network:
+        levels_s = min(levels_s, hop_s * _IN_NETWORK_HOPS)
+    once = wires.in_network or wires.num_nodes == _TWO_NODES
+    slowest_s = max(
+        1 / (_IN_SWITCH_SHARE * wires.intra_bytes_per_s),
+        (1 if once else 2) / wires.inter_bytes_per_s,
+    )
+    latency_s = _IN_SWITCH_HOPS * wires.intra_hop_s + levels_s
+    return pipelined(latency_s, message_bytes * slowest_s)
+
+
+def all_to_all_time(message_bytes: float, *, wires: Wires) -> float:
+    """Return the time of a direct all-to-all, all messages posted at once.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Whole buffer on one rank, one block per rank [B].
+    wires : Wires
+        The group.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    Of the buffer, ``(n - g) / n`` leaves the node through the NICs that ``g`` ranks share and
+    ``(g - 1) / n`` stays inside; the slower of the two counts.
+    """
+    outside = wires.num_ranks - wires.ranks_per_node
+    hop_s = max(wires.intra_hop_s, wires.inter_hop_s)
+    latency_s = wires.base_s + hop_s * (1 + _MESSAGE_SHARE * (wires.num_ranks - 2))
+    share = _ALL_TO_ALL_SHARE if wires.has_protocols else 1.0
+    block_bytes = message_bytes / wires.num_ranks
+    transfer_s = max(
+        (wires.ranks_per_node - 1) * block_bytes / (share * wires.intra_bytes_per_s),
+        outside * wires.ranks_per_node * block_bytes / wires.inter_bytes_per_s,
+    )
+    return pipelined(latency_s, transfer_s)
+
+
+def broadcast_time(message_bytes: float, *, wires: Wires, protocol: Protocol) -> float:
+    """Return the time of a pipelined ring broadcast.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Buffer [B].
+    wires : Wires
+        The group.
+    protocol : Protocol
+        Wire protocol.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    ``(n - 1)`` hops fill the pipeline, then the buffer passes every link once.
+    """
+    crossings = wires.num_nodes - 1
+    latency_s = (
+        wires.base_s * protocol.base
+        + (wires.num_ranks - 1 - crossings) * wires.intra_hop_s * protocol.ring_intra
+        + crossings * wires.inter_hop_s * protocol.ring_inter
+    )
+    share = protocol.share if wires.num_nodes > 1 else protocol.share_one_node
+    rate = share * min(wires.intra_bytes_per_s, wires.inter_bytes_per_s)
+    return pipelined(latency_s, message_bytes / rate)
+
+
+def send_time(message_bytes: float, *, wires: Wires) -> float:
+    """Return the time of a message from one rank to the next.
+
+    Parameters
+    ----------
+    message_bytes : float
+        The message [B].
+    wires : Wires
+        The pair; between nodes if ``num_nodes`` exceeds 1.
+
+    Returns
+    -------
+    float
+        Duration [s].
+    """
+    if wires.num_nodes > 1:
+        return pipelined(wires.inter_hop_s, message_bytes / wires.inter_bytes_per_s)
+    return pipelined(wires.intra_hop_s, message_bytes / wires.intra_bytes_per_s)
+
+
+def parallel_aggregated_tree_time(message_bytes: float, *, wires: Wires) -> float:
+    """Return the time of NCCL's PAT, all-gather or reduce-scatter with one rank per node.
+
+    Parameters
+    ----------
+    message_bytes : float
+        Whole buffer [B].
+    wires : Wires
+        The group, one rank per node.
+
+    Returns
+    -------
+    float
+        Duration [s].
+
+    Notes
+    -----
+    ``base + log2(N) inter / 3.5 + 2.8 us n`` at three quarters of the ring rate (NCCL 2.30,
+    ``tuning.cc``); 2.8 us is a fifth of the network hop there.
+    """
+    nodes = wires.num_nodes
+    latency_s = wires.base_s + wires.inter_hop_s * (log2(nodes) / 3.5 + 0.2 * nodes)
+    rate = 0.75 * wires.inter_bytes_per_s
+    return pipelined(latency_s, (nodes - 1) / nodes * message_bytes / rate)

@@ -1,0 +1,120 @@
+"""What a group sees of a cluster: one effective wire inside a node and one between nodes."""
+
+from dataclasses import dataclass
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.interconnect import Fabric, LinkKind
+from simulator.groups import Group
+
+NCCL_LINKS: frozenset[LinkKind] = frozenset(
+    {"nvlink", "nvswitch", "pcie", "infiniband", "ethernet", "xgmi"}
+)
+"""Links on which a library with NCCL's protocols runs; the others move plain messages."""
+_CUBE_MESH_PAIR = 1 / 3
+_CUBE_MESH_QUAD = 2 / 3
+"""Share of a DGX-1's links that stay in a pair (2 of 6) or a quad (4 of 6): NVIDIA, "DGX-1 with
+Tesla V100 system architecture", WP-08437-002, figure 4."""
+_PAIR, _QUAD = 2, 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wires:
+    """A group on a cluster, reduced to the numbers that collectives need."""
+
+    num_ranks: int
+    ranks_per_node: int
+    num_nodes: int
+    intra_bytes_per_s: float
+    """One rank inside its node, one direction [B/s]; infinite for one rank per node."""
+    intra_hop_s: float
+    inter_bytes_per_s: float
+    """The group's share of one node's NICs, one direction [B/s]; infinite for one node."""
+    inter_hop_s: float
+    base_s: float
+    """Fixed cost of one collective [s]."""
+    has_protocols: bool
+    """Whether the low-latency protocols of NCCL exist on every link of the group."""
+    in_switch: bool
+    """Whether the switch inside the node adds."""
+    in_network: bool
+    """Whether the switches between nodes add as well."""
+
+
+def group_wires(group: Group, *, cluster: Cluster) -> Wires:
+    """Return the wires of a group.
+
+    Parameters
+    ----------
+    group : Group
+        The group as a shape.
+    cluster : Cluster
+        The cluster it sits on.
+
+    Returns
+    -------
+    Wires
+        Bandwidths [B/s] and latencies [s] of its hops.
+
+    Raises
+    ------
+    ProfileError
+        If the group spans nodes and the cluster has no network.
+
+    Notes
+    -----
+    A node's NICs are shared by ``concurrent`` groups; a group of few ranks per node reaches only
+    the NICs next to them. ``oversubscription`` divides the network bandwidth whole, as if every
+    message crossed the spine: placement inside leaves is not modelled.
+    """
+    intra, inter = cluster.intra, cluster.inter
+    if group.num_nodes > 1 and inter is None:
+        msg = (
+            f"cluster {cluster.name!r}: a group of {group.num_ranks} ranks spans "
+            f"{group.num_nodes} nodes but the cluster has no network between nodes; "
+            "use groups within a node or give the cluster an inter-node fabric"
+        )
+        raise ProfileError(msg)
+    several = group.num_nodes > 1 and inter is not None
+    alone = group.ranks_per_node == 1
+    fabrics = [
+        fabric for fabric in (None if alone else intra, inter if several else None) if fabric
+    ]
+    return Wires(
+        num_ranks=group.num_ranks,
+        ranks_per_node=group.ranks_per_node,
+        num_nodes=group.num_nodes,
+        intra_bytes_per_s=float("inf") if alone else _intra_bandwidth(group, cluster),
+        intra_hop_s=0.0 if alone else intra.latency_s,
+        inter_bytes_per_s=_inter_bandwidth(group, cluster, inter)
+        if several and inter
+        else float("inf"),
+        inter_hop_s=inter.latency_s if several and inter else 0.0,
+        base_s=sum(fabric.base_latency_s for fabric in fabrics),
+        has_protocols=all(fabric.link.kind in NCCL_LINKS for fabric in fabrics),
+        in_switch=not alone and intra.in_network_reduction,
+        in_network=several and inter is not None and inter.in_network_reduction,
+    )
+
+
+def _intra_bandwidth(group: Group, cluster: Cluster) -> float:
+    """Return what one rank reaches inside its node [B/s]."""
+    intra, ranks = cluster.intra, group.ranks_per_node
+    match intra.topology:
+        case "full_mesh":  # one link per peer, so few peers means few links
+            return intra.bandwidth_bytes_per_s * (ranks - 1) / max(1, cluster.devices_per_node - 1)
+        case "cube_mesh" if ranks < cluster.devices_per_node:
+            if ranks <= _PAIR:
+                return intra.bandwidth_bytes_per_s * _CUBE_MESH_PAIR
+            if ranks <= _QUAD:
+                return intra.bandwidth_bytes_per_s * _CUBE_MESH_QUAD
+            return intra.bandwidth_bytes_per_s
+        case _:
+            return intra.bandwidth_bytes_per_s
+
+
+def _inter_bandwidth(group: Group, cluster: Cluster, inter: Fabric) -> float:
+    """Return a group's share of one node's NICs [B/s]."""
+    nics_per_rank = max(1.0, cluster.nics_per_node / cluster.devices_per_node)
+    nics = min(cluster.nics_per_node / group.concurrent, group.ranks_per_node * nics_per_rank)
+    return inter.bandwidth_bytes_per_s * nics / cluster.oversubscription

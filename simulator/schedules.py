@@ -1,0 +1,376 @@
+"""Pipeline schedules: the order of work of every rank, as data."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Literal
+
+from simulator.errors import ScheduleError
+
+ActionKind = Literal["F", "B"]
+_ACTION = re.compile(r"(\d+)([FB])(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """One forward or backward of one microbatch on one virtual stage; prints as ``2F0``."""
+
+    stage: int
+    kind: ActionKind
+    microbatch: int
+
+    def __str__(self) -> str:
+        """Return torch's form."""
+        return f"{self.stage}{self.kind}{self.microbatch}"
+
+
+Schedule = tuple[tuple[Action, ...], ...]
+"""Per rank, its actions in order."""
+
+
+def parse_action(text: str) -> Action:
+    """Return the action that a text such as ``2F0`` stands for.
+
+    Parameters
+    ----------
+    text : str
+        Stage, kind, microbatch.
+
+    Returns
+    -------
+    Action
+        The action.
+
+    Raises
+    ------
+    ScheduleError
+        If the text has another form.
+
+    Examples
+    --------
+    >>> parse_action("12B3")
+    Action(stage=12, kind='B', microbatch=3)
+    """
+    match = _ACTION.fullmatch(text.strip())
+    if match is None:
+        msg = f"schedule: {text!r} is no action; expected stage, F or B, microbatch, as in '2F0'"
+        raise ScheduleError(msg)
+    stage, kind, microbatch = match.groups()
+    return Action(stage=int(stage), kind="F" if kind == "F" else "B", microbatch=int(microbatch))
+
+
+def gpipe(*, num_ranks: int, num_microbatches: int, virtual_stages: int = 1) -> Schedule:
+    """Return GPipe's schedule: all forwards, then all backwards.
+
+    Parameters
+    ----------
+    num_ranks : int
+        Pipeline ranks, one stage each [1].
+    num_microbatches : int
+        Microbatches of one optimizer step [1].
+    virtual_stages : int
+        Stages per rank, must be 1.
+
+    Returns
+    -------
+    tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Raises
+    ------
+    ScheduleError
+        If ``virtual_stages`` is not 1.
+
+    References
+    ----------
+    .. [1] Y. Huang et al., "GPipe", NeurIPS 2019, figure 2(c). arXiv:1811.06965.
+
+    Examples
+    --------
+    >>> print(*gpipe(num_ranks=2, num_microbatches=2)[1])
+    1F0 1F1 1B0 1B1
+    """
+    _one_stage_per_rank("gpipe", virtual_stages)
+    return tuple(
+        tuple(
+            Action(stage=rank, kind=kind, microbatch=microbatch)
+            for kind in ("F", "B")
+            for microbatch in range(num_microbatches)
+        )
+        for rank in range(num_ranks)
+    )
+
+
+def one_f_one_b(*, num_ranks: int, num_microbatches: int, virtual_stages: int = 1) -> Schedule:
+    r"""Return the 1F1B schedule: warm up, then one forward and one backward in turn, then drain.
+
+    Parameters
+    ----------
+    num_ranks : int
+        Pipeline ranks :math:`p`, one stage each [1].
+    num_microbatches : int
+        Microbatches :math:`m` of one optimizer step [1].
+    virtual_stages : int
+        Stages per rank, must be 1.
+
+    Returns
+    -------
+    tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Raises
+    ------
+    ScheduleError
+        If ``virtual_stages`` is not 1.
+
+    Notes
+    -----
+    At most :math:`\min(m, p - s)` microbatches are in flight on stage :math:`s`; with equal stages
+    and free communication the step takes :math:`(m + p - 1)(t_F + t_B)` [1]_.
+
+    References
+    ----------
+    .. [1] D. Narayanan et al., "Efficient large-scale language model training on GPU clusters
+       using Megatron-LM", SC 2021, section 2.2. arXiv:2104.04473.
+
+    Examples
+    --------
+    >>> for actions in one_f_one_b(num_ranks=2, num_microbatches=3):
+    ...     print(*actions)
+    0F0 0F1 0B0 0F2 0B1 0B2
+    1F0 1B0 1F1 1B1 1F2 1B2
+    """
+    _one_stage_per_rank("1f1b", virtual_stages)
+    ranks = []
+    for rank in range(num_ranks):
+        order = [(rank, microbatch) for microbatch in range(num_microbatches)]
+        ranks.append(
+            _alternate(order, order, num_warmup=min(num_microbatches, num_ranks - rank - 1))
+        )
+    return tuple(ranks)
+
+
+def interleaved(*, num_ranks: int, num_microbatches: int, virtual_stages: int = 1) -> Schedule:
+    r"""Return Megatron's interleaved 1F1B: several stages per rank.
+
+    Parameters
+    ----------
+    num_ranks : int
+        Pipeline ranks :math:`p` [1].
+    num_microbatches : int
+        Microbatches :math:`m`, a multiple of ``num_ranks`` [1].
+    virtual_stages : int
+        Stages per rank :math:`v`; stage ``i`` runs on rank ``i % num_ranks`` [1].
+
+    Returns
+    -------
+    tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Raises
+    ------
+    ScheduleError
+        If the microbatches are no multiple of the ranks.
+
+    Notes
+    -----
+    Rank :math:`r` warms up with :math:`2 (p - r - 1) + (v - 1) p` forwards, all of them when
+    :math:`m = p` [1]_. The bubble is :math:`(p - 1) / (v m)` of the ideal time [1]_.
+
+    References
+    ----------
+    .. [1] D. Narayanan et al., SC 2021, section 2.2 and figure 4. arXiv:2104.04473; order as in
+       Megatron-LM, ``core/pipeline_parallel/schedules.py``,
+       ``forward_backward_pipelining_with_interleaving``.
+
+    Examples
+    --------
+    >>> print(*interleaved(num_ranks=2, num_microbatches=2, virtual_stages=2)[0])
+    0F0 0F1 2F0 2F1 2B0 2B1 0B0 0B1
+    """
+    if num_microbatches % num_ranks:
+        msg = (
+            f"schedule interleaved: {num_microbatches} microbatches over {num_ranks} pipeline "
+            "ranks; expected a multiple of the ranks; change the microbatch size or use 1f1b"
+        )
+        raise ScheduleError(msg)
+    ranks = []
+    for rank in range(num_ranks):
+        order = [
+            (chunk * num_ranks + rank, first + offset)
+            for first in range(0, num_microbatches, num_ranks)
+            for chunk in range(virtual_stages)
+            for offset in range(num_ranks)
+        ]
+        last = virtual_stages - 1
+        backward_order = [
+            ((last - stage // num_ranks) * num_ranks + rank, microbatch)
+            for stage, microbatch in order
+        ]
+        num_warmup = 2 * (num_ranks - rank - 1) + last * num_ranks
+        if virtual_stages == 1:
+            num_warmup = num_ranks - rank - 1
+        elif num_microbatches == num_ranks:
+            num_warmup = len(order)
+        ranks.append(_alternate(order, backward_order, num_warmup=min(num_warmup, len(order))))
+    return tuple(ranks)
+
+
+def _one_stage_per_rank(name: str, virtual_stages: int) -> None:
+    """Refuse virtual stages where the schedule has none."""
+    if virtual_stages != 1:
+        msg = (
+            f"schedule {name}: virtual_stages is {virtual_stages}, expected 1; "
+            "use schedule=interleaved for several stages per rank"
+        )
+        raise ScheduleError(msg)
+
+
+def _alternate(
+    forwards: Sequence[tuple[int, int]], backwards: Sequence[tuple[int, int]], *, num_warmup: int
+) -> tuple[Action, ...]:
+    """Return ``num_warmup`` forwards, then one forward and one backward in turn, then the rest."""
+    actions = [Action(stage=s, kind="F", microbatch=m) for s, m in forwards[:num_warmup]]
+    pending = iter(backwards)
+    for s, m in forwards[num_warmup:]:
+        actions.append(Action(stage=s, kind="F", microbatch=m))
+        stage, microbatch = next(pending)
+        actions.append(Action(stage=stage, kind="B", microbatch=microbatch))
+    actions.extend(Action(stage=s, kind="B", microbatch=m) for s, m in pending)
+    return tuple(actions)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "gpipe": gpipe,
+    "1f1b": one_f_one_b,
+    "interleaved": interleaved,
+}
+"""Every schedule by name; a new one is a new row."""
+
+
+def schedule_actions(
+    name: str, *, num_ranks: int, num_microbatches: int, virtual_stages: int = 1
+) -> Schedule:
+    """Return the actions of every rank under a named schedule.
+
+    Parameters
+    ----------
+    name : str
+        ``gpipe``, ``1f1b`` or ``interleaved``.
+    num_ranks : int
+        Pipeline ranks, at least 1 [1].
+    num_microbatches : int
+        Microbatches of one optimizer step, at least 1 [1].
+    virtual_stages : int
+        Stages per rank, at least 1; stage ``i`` runs on rank ``i % num_ranks`` [1].
+
+    Returns
+    -------
+    tuple of tuple of Action
+        Per rank, its actions in order. Waiting is no action: it follows from dependencies.
+
+    Raises
+    ------
+    ScheduleError
+        If the name is unknown or the schedule does not exist for these sizes.
+
+    Examples
+    --------
+    >>> print(*schedule_actions("1f1b", num_ranks=2, num_microbatches=2)[0])
+    0F0 0F1 0B0 0B1
+    """
+    if name not in SCHEDULES:
+        msg = f"schedule: {name!r} is unknown; expected one of {', '.join(SCHEDULES)}"
+        raise ScheduleError(msg)
+    for what, value in (
+        ("pipeline ranks", num_ranks),
+        ("microbatches", num_microbatches),
+        ("virtual stages", virtual_stages),
+    ):
+        if value < 1:
+            msg = f"schedule {name}: {value} {what}, expected at least 1"
+            raise ScheduleError(msg)
+    return SCHEDULES[name](
+        num_ranks=num_ranks, num_microbatches=num_microbatches, virtual_stages=virtual_stages
+    )
+
+
+def in_flight(schedule: Schedule) -> tuple[int, ...]:
+    """Return the most microbatches that each rank holds activations of at once.
+
+    Parameters
+    ----------
+    schedule : tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Returns
+    -------
+    tuple of int
+        Per rank, forwards not yet followed by their backward; each virtual stage counts one [1].
+
+    Examples
+    --------
+    >>> in_flight(one_f_one_b(num_ranks=3, num_microbatches=8))
+    (3, 2, 1)
+    """
+    peaks = []
+    for actions in schedule:
+        held = peak = 0
+        for action in actions:
+            held += 1 if action.kind == "F" else -1
+            peak = max(peak, held)
+        peaks.append(peak)
+    return tuple(peaks)
+
+
+def to_csv(schedule: Schedule) -> str:
+    r"""Return a schedule in torch's form: one row per rank, one action per cell.
+
+    Parameters
+    ----------
+    schedule : tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Returns
+    -------
+    str
+        Text that ``torch.distributed.pipelining`` loads as a compute-only schedule.
+
+    Examples
+    --------
+    >>> to_csv(gpipe(num_ranks=1, num_microbatches=2))
+    '0F0,0F1,0B0,0B1\n'
+    """
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([[str(action) for action in actions] for actions in schedule])
+    return buffer.getvalue()
+
+
+def from_csv(text: str) -> Schedule:
+    """Return the schedule of a text in torch's form.
+
+    Parameters
+    ----------
+    text : str
+        One row per rank; empty cells are waits and are dropped.
+
+    Returns
+    -------
+    tuple of tuple of Action
+        Per rank, its actions in order.
+
+    Raises
+    ------
+    ScheduleError
+        If a cell is no action.
+
+    Examples
+    --------
+    >>> from_csv("0F0,,0B0") == gpipe(num_ranks=1, num_microbatches=1)
+    True
+    """
+    rows = csv.reader(StringIO(text))
+    return tuple(tuple(parse_action(cell) for cell in row if cell.strip()) for row in rows)

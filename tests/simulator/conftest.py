@@ -1,0 +1,104 @@
+"""Toy machines with round numbers."""
+
+from dataclasses import replace
+
+import pytest
+
+from hardware_profiles.cluster import Cluster, NodeGroup
+from hardware_profiles.device import DeviceProfile, MatmulEfficiency
+from hardware_profiles.interconnect import Fabric, LinkProfile
+from hardware_profiles.software import SoftwareProfile
+
+TOY_DEVICE = DeviceProfile(
+    name="toy",
+    title="Toy device",
+    vendor="none",
+    kind="gpu",
+    year=2000,
+    peak_flops_per_s={"fp32": 1e12, "bf16": 4e12},
+    vector_flops_per_s=1e11,
+    memory_bytes=1e9,
+    memory_bandwidth_bytes_per_s=1e10,
+    num_compute_units=10,
+    launch_latency_s=1e-6,
+    memory_efficiency=1.0,
+    memory_half_bytes=1e3,
+    matmul=MatmulEfficiency(sustained_efficiency=0.8, tile_m=128, tile_n=128, half_k=64),
+    attention_forward_efficiency=0.5,
+    attention_backward_efficiency=0.4,
+    convolution_gain=2.0,
+)
+TOY_SOFTWARE = SoftwareProfile(
+    name="toy",
+    title="Toy stack",
+    fuses_elementwise=False,
+    fuses_normalization=True,
+    attention="flash",
+    fuses_attention_softmax=True,
+    kernel_overhead_s=2e-6,
+    overlap_gradient_sync=0.0,
+    overlap_parameter_gather=0.0,
+    overlap_tensor_parallel=0.0,
+    overlap_pipeline=0.0,
+    compute_slowdown=1.0,
+    gradient_bucket_bytes=1e6,
+    gradient_precision="fp32",
+    master_weights=True,
+    fixed_memory_bytes=0.0,
+    allocator_overhead=0.0,
+    straggler_share=0.0,
+)
+
+
+def toy_link(kind="nvswitch", bandwidth=1e9, latency=1e-6):
+    return LinkProfile(
+        name="toy-link",
+        title="Toy link",
+        kind=kind,
+        bandwidth_bytes_per_s=bandwidth,
+        achievable_bandwidth_bytes_per_s=bandwidth,
+        latency_s=latency,
+    )
+
+
+def toy_fabric(topology="switch", *, kind="nvswitch", bandwidth=1e9, latency=1e-6, **more):
+    return Fabric(
+        topology=topology,
+        link=toy_link(kind, bandwidth, latency),
+        bandwidth_bytes_per_s=bandwidth,
+        latency_s=latency,
+        **more,
+    )
+
+
+def make_cluster(*, num_nodes=1, devices_per_node=8, intra=None, inter=None, **more):
+    return Cluster(
+        name="toy",
+        title="Toy cluster",
+        node_groups=(
+            NodeGroup(device=TOY_DEVICE, devices_per_node=devices_per_node, num_nodes=num_nodes),
+        ),
+        intra=intra or toy_fabric(),
+        inter=inter,
+        **more,
+    )
+
+
+@pytest.fixture
+def toy_device():
+    return TOY_DEVICE
+
+
+@pytest.fixture
+def toy_software():
+    return TOY_SOFTWARE
+
+
+@pytest.fixture
+def ideal_device():
+    return replace(
+        TOY_DEVICE,
+        launch_latency_s=0.0,
+        memory_half_bytes=0.0,
+        matmul=MatmulEfficiency(sustained_efficiency=1.0, tile_m=128, tile_n=128, half_k=0.0),
+    )
