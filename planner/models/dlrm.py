@@ -41,8 +41,8 @@ class Dlrm(nn.Module):
         pairs = num_vectors * (num_vectors - 1) // 2
         self.top = _mlp((width + pairs, *size.top_widths))
         self.click = nn.Linear(size.top_widths[-1], 1)
-        for table in self.tables:
-            bound = table.weight.shape[0] ** -0.5
+        for table, rows in zip(self.tables, size.table_rows, strict=True):
+            bound = rows**-0.5
             nn.init.uniform_(table.get_parameter("weight"), -bound, bound)
 
     def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

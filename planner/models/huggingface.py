@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from transformers import initialization
-from transformers.models.auto import configuration_auto, modeling_auto
+from transformers.models.auto import modeling_auto
 
 from planner.errors import ModelError
 from planner.models.data import cross_entropy, generator, integers, normals
@@ -40,7 +40,8 @@ _SHRINKING: dict[str, int] = {
     "q_lora_rank": 16, "kv_lora_rank": 16,
 }  # fmt: skip
 """Configuration fields that shrink, and the number that must divide them afterwards [1]."""
-_HEAD_COUNTS = ("num_attention_heads", "num_key_value_heads", "n_head", "num_heads")
+_HEAD_COUNTS = ("num_attention_heads", "num_key_value_heads")
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def _is_imageless(config: Any) -> bool:
@@ -139,7 +140,7 @@ def _source(
 def _configure(
     text: str, *, model_type: str, fields: dict[str, Any], options: dict[str, str]
 ) -> Any:
-    known = list(configuration_auto.CONFIG_MAPPING_NAMES)
+    known = list(transformers.CONFIG_MAPPING.keys())
     if model_type not in known:
         close = nearest(model_type, known)
         hint = (
@@ -170,6 +171,10 @@ def _shrunk(text: str, config: Any, divisor: int) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             small = shrink(value, divisor=divisor, multiple=multiple)
             fields[key] = min(value, small)
+    for key in _SPECIAL_TOKENS:
+        token = fields.get(key)
+        if isinstance(token, int) and token >= fields.get("vocab_size", token + 1):
+            fields[key] = None
     model_type = fields.pop("model_type")
     if "n_routed_experts" in fields:
         fields["first_k_dense_replace"] = min(fields.get("first_k_dense_replace", 0), 2)

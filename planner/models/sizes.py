@@ -122,7 +122,7 @@ class LlamaSize(TransformerSize):
         heads = shrink(self.num_heads, divisor=divisor, multiple=_HEADS)
         kv_heads = shrink(self.num_kv_heads, divisor=divisor, multiple=_HEADS)
         return replace(
-            TransformerSize.shrunk(replace(self, num_kv_heads=self.num_heads), divisor),
+            TransformerSize.shrunk(replace(self, num_kv_heads=1), divisor),
             num_kv_heads=kv_heads if heads % kv_heads == 0 else heads,
             ffn_size=shrink(self.ffn_size, divisor=divisor, multiple=_VOCABULARY_MULTIPLE),
             vocab_size=shrink(self.vocab_size, divisor=divisor, multiple=_VOCABULARY_MULTIPLE),
