@@ -3,7 +3,9 @@
 Latency ratios between protocols, the correction of the middle range and the bandwidth shares come
 from NCCL 2.30 (``src/graph/tuning.cc``: ``baseLat``, ``hwLat``, ``llMaxBws``,
 ``treeCorrectionFactor``, ``nvlsEfficiency``). The hop and base latencies of a fabric mean those of
-the Simple protocol in a ring; the other protocols and algorithms scale them.
+the Simple protocol in a ring; the other protocols and algorithms scale them. One ratio is measured
+instead: a doubling of nodes adds 2 x 21 us to a 1 MiB all-reduce of 32 to 4096 H100 (NVIDIA DGX
+H100 SuperPOD tables), which NCCL's 8.5 us per LL128 tree hop would not.
 """
 
 from dataclasses import dataclass
@@ -34,14 +36,14 @@ SIMPLE = Protocol(
 )  # fmt: skip
 LOW_LATENCY_128 = Protocol(
     name="ll128", base=14 / 8.4, ring_intra=1.9 / 3.4, ring_inter=4 / 14, tree_intra=1.25 / 3.4,
-    tree_inter=8.5 / 14, share_one_node=0.92, share=0.92,
+    tree_inter=20.9 / 14, share_one_node=0.92, share=0.92,
 )  # fmt: skip
 LOW_LATENCY = Protocol(
     name="ll", base=6.6 / 8.4, ring_intra=0.6 / 3.4, ring_inter=2.7 / 14, tree_intra=0.6 / 3.4,
-    tree_inter=5 / 14, share_one_node=0.38, share=0.1,
+    tree_inter=5 / 14, share_one_node=0.38, share=0.08,
 )  # fmt: skip
 
-_PIPELINE = 0.75
+_PIPELINE = 0.7
 """Weight of the pipelining term, see :func:`pipelined` [1]."""
 _TREE_SHARE = 0.92
 """Bandwidth of a tree relative to a ring: NCCL ``tuning.cc``, tree/Simple [1]."""
@@ -61,6 +63,10 @@ B200 (NVIDIA GTC 2025, S72583, NCCL session) [1]."""
 _MESSAGE_SHARE = 0.1
 """Cost of posting one more message of an all-to-all, in hops [1]."""
 _TWO_NODES = 2
+_FEW_RANKS = {2: 0.5, 1: 1.1}
+"""Loss of a one-node ring of ``n`` ranks, as ``c / n**2``, by passes: two ranks reach 0.87 of the
+rate of eight in an all-reduce and 0.73 in an all-gather, four 0.97 and 0.93, alike on A100, H100
+and B200 (nccl-tests at 512 MiB in NVIDIA aiconfigurator, 2026) [1]."""
 
 
 def pipelined(latency_s: float, transfer_s: float) -> float:
@@ -83,7 +89,7 @@ def pipelined(latency_s: float, transfer_s: float) -> float:
     A message cut into :math:`c` chunks over hops of total latency :math:`A` takes
     :math:`(A / c + \ldots)(c + \ldots)`; at the best :math:`c` this is
     :math:`A + T + 2 \sqrt{A T}` [1]_. Libraries do better than one chunk size at a time, and the
-    published all-reduces of 32 to 8192 H100 follow :math:`A + T + 0.75 \sqrt{A T}` within a few
+    published all-reduces of 32 to 8192 H100 follow :math:`A + T + 0.7 \sqrt{A T}` within a few
     percent at half of the peak rate. NCCL's own model has the same dip as a table
     (``treeCorrectionFactor``). Without latency the term is zero.
 
@@ -97,7 +103,7 @@ def pipelined(latency_s: float, transfer_s: float) -> float:
     >>> pipelined(0.0, 2.0)
     2.0
     >>> pipelined(1.0, 4.0)
-    6.5
+    6.4
     """
     return latency_s + transfer_s + _PIPELINE * sqrt(latency_s * transfer_s)
 
@@ -137,6 +143,8 @@ def ring_time(message_bytes: float, *, wires: Wires, passes: int, protocol: Prot
         + crossings * wires.inter_hop_s * protocol.ring_inter
     )
     share = protocol.share if wires.num_nodes > 1 else protocol.share_one_node
+    if wires.has_protocols and wires.num_nodes == 1:
+        share *= 1 - _FEW_RANKS[passes] / wires.num_ranks**2
     rate = share * min(wires.intra_bytes_per_s, wires.inter_bytes_per_s)
     return pipelined(
         latency_s, passes * (wires.num_ranks - 1) / wires.num_ranks * message_bytes / rate
