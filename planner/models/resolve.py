@@ -70,10 +70,10 @@ def resolve_model(text: str) -> ModelSource:
     >>> source = resolve_model("llama3-8b")
     >>> source.name, source.default_sequence_length, source.tensor_parallel_limits
     ('llama3-8b', 8192, (('num_attention_heads', 32), ('num_key_value_heads', 8)))
-    >>> resolve_model("gpt3-176b")
+    >>> resolve_model("vgg-16")
     Traceback (most recent call last):
     ...
-    planner.errors.ModelError: gpt3-176b: no such model; did you mean gpt3-175b or gpt3-13b?
+    planner.errors.ModelError: vgg-16: no such model; did you mean vgg16?
     """
     if text.startswith("hf:"):
         from planner.models.huggingface import resolve_transformers

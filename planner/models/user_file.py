@@ -39,15 +39,20 @@ def resolve_file(text: str) -> ModelSource:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ModelError(f"{path}: {reason}; expected a Python file with a model") from None
-    module = _load(path, digest=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    module = _load(path, digest=digest)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         own = _own_functions(module)
+        hint = "the file defines no function; add one that returns a Module"
         raise ModelError(
-            f"{path}: no function {factory_name!r}; {nearest(factory_name, own) if own else ''}"
-            + ("" if own else "the file defines no function; add one that returns a Module")
+            f"{path}: no function {factory_name!r}; {nearest(factory_name, own) if own else hint}"
         )
-    return _source(text, path=path, module=module, factory=factory, options=options)
+    arguments = {key: parse_value(value) for key, value in options.items()}
+    return _source(
+        text, path=path, module=module, factory=factory, arguments=arguments,
+        key=f"{path.stem}:{factory_name}:{arguments!r}:{digest}",
+    )  # fmt: skip
 
 
 def _source(
@@ -56,9 +61,9 @@ def _source(
     path: Path,
     module: ModuleType,
     factory: Callable[..., Any],
-    options: dict[str, str],
+    arguments: dict[str, Any],
+    key: str,
 ) -> ModelSource:
-    arguments = {key: parse_value(value) for key, value in options.items()}
     name = f"{path.stem}:{factory.__name__}"
 
     def build() -> nn.Module:
@@ -88,7 +93,6 @@ def _source(
     length = getattr(module, "sequence_length", 1)
     if not isinstance(length, int) or length < 1:
         raise ModelError(f"{path}: sequence_length = {length!r}; expected a whole number from 1 up")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return ModelSource(
         source=text,
         name=name,
@@ -97,7 +101,7 @@ def _source(
         make_batch=make_batch,
         loss=loss,
         chain=sequential_chain,
-        key=f"{name}:{arguments!r}:{digest}",
+        key=key,
     )
 
 
@@ -194,11 +198,15 @@ def _load(path: Path, *, digest: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
     sys.modules[name] = module
+    neighbours = str(path.resolve().parent)
+    sys.path.insert(0, neighbours)
     try:
         _call(path, "importing it", lambda: loader.exec_module(module))
     except ModelError:
         del sys.modules[name]
         raise
+    finally:
+        sys.path.remove(neighbours)
     return module
 
 
