@@ -1,64 +1,15 @@
 """Pipeline schedules: the order of work of every rank, as data."""
 
-import csv
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from io import StringIO
-from typing import Literal
 
+from simulator.actions import Action, ActionKind, Schedule, from_csv, parse_action, to_csv
 from simulator.errors import ScheduleError
+from simulator.schedule_check import check_schedule
 
-ActionKind = Literal["F", "B"]
-_ACTION = re.compile(r"(\d+)([FB])(\d+)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Action:
-    """One forward or backward of one microbatch on one virtual stage; prints as ``2F0``."""
-
-    stage: int
-    kind: ActionKind
-    microbatch: int
-
-    def __str__(self) -> str:
-        """Return torch's form."""
-        return f"{self.stage}{self.kind}{self.microbatch}"
-
-
-Schedule = tuple[tuple[Action, ...], ...]
-"""Per rank, its actions in order."""
-
-
-def parse_action(text: str) -> Action:
-    """Return the action that a text such as ``2F0`` stands for.
-
-    Parameters
-    ----------
-    text : str
-        Stage, kind, microbatch.
-
-    Returns
-    -------
-    Action
-        The action.
-
-    Raises
-    ------
-    ScheduleError
-        If the text has another form.
-
-    Examples
-    --------
-    >>> parse_action("12B3")
-    Action(stage=12, kind='B', microbatch=3)
-    """
-    match = _ACTION.fullmatch(text.strip())
-    if match is None:
-        msg = f"schedule: {text!r} is no action; expected stage, F or B, microbatch, as in '2F0'"
-        raise ScheduleError(msg)
-    stage, kind, microbatch = match.groups()
-    return Action(stage=int(stage), kind="F" if kind == "F" else "B", microbatch=int(microbatch))
+__all__ = [
+    "SCHEDULES", "Action", "ActionKind", "Schedule", "check_schedule", "from_csv", "gpipe",
+    "in_flight", "interleaved", "one_f_one_b", "parse_action", "schedule_actions", "to_csv",
+]  # fmt: skip
 
 
 def gpipe(*, num_ranks: int, num_microbatches: int, virtual_stages: int = 1) -> Schedule:
@@ -323,54 +274,3 @@ def in_flight(schedule: Schedule) -> tuple[int, ...]:
             peak = max(peak, held)
         peaks.append(peak)
     return tuple(peaks)
-
-
-def to_csv(schedule: Schedule) -> str:
-    r"""Return a schedule in torch's form: one row per rank, one action per cell.
-
-    Parameters
-    ----------
-    schedule : tuple of tuple of Action
-        Per rank, its actions in order.
-
-    Returns
-    -------
-    str
-        Text that ``torch.distributed.pipelining`` loads as a compute-only schedule.
-
-    Examples
-    --------
-    >>> to_csv(gpipe(num_ranks=1, num_microbatches=2))
-    '0F0,0F1,0B0,0B1\n'
-    """
-    buffer = StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([[str(action) for action in actions] for actions in schedule])
-    return buffer.getvalue()
-
-
-def from_csv(text: str) -> Schedule:
-    """Return the schedule of a text in torch's form.
-
-    Parameters
-    ----------
-    text : str
-        One row per rank; empty cells are waits and are dropped.
-
-    Returns
-    -------
-    tuple of tuple of Action
-        Per rank, its actions in order.
-
-    Raises
-    ------
-    ScheduleError
-        If a cell is no action.
-
-    Examples
-    --------
-    >>> from_csv("0F0,,0B0") == gpipe(num_ranks=1, num_microbatches=1)
-    True
-    """
-    rows = csv.reader(StringIO(text))
-    return tuple(tuple(parse_action(cell) for cell in row if cell.strip()) for row in rows)
