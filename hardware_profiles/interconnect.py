@@ -7,8 +7,17 @@ from typing import Literal
 from hardware_profiles.provenance import Provenance
 
 LinkKind = Literal[
-    "nvlink", "nvswitch", "pcie", "infiniband", "ethernet", "xgmi", "ici", "dcn", "fpga-network",
-    "shared-memory", "loopback",
+    "nvlink",
+    "nvswitch",
+    "pcie",
+    "infiniband",
+    "ethernet",
+    "xgmi",
+    "ici",
+    "dcn",
+    "fpga-network",
+    "shared-memory",
+    "loopback",
 ]
 FabricTopology = Literal["switch", "full_mesh", "cube_mesh", "pcie_tree", "ring", "torus", "host"]
 

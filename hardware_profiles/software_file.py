@@ -1,0 +1,88 @@
+"""Software profiles: file to value object."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from hardware_profiles.catalog_index import profile_path
+from hardware_profiles.document import (
+    boolean,
+    check_keys,
+    choice,
+    quantity,
+    read_document,
+    text,
+)
+from hardware_profiles.software import AttentionKernel, SoftwareProfile
+from hardware_profiles.units import Dimension
+
+SWITCHES = (
+    "fuses_elementwise",
+    "fuses_normalization",
+    "fuses_attention_softmax",
+    "master_weights",
+)
+QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
+    "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
+    "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
+    "overlap_parameter_gather": ("overlap_parameter_gather", "ratio", 1.0),
+    "overlap_tensor_parallel": ("overlap_tensor_parallel", "ratio", 1.0),
+    "overlap_pipeline": ("overlap_pipeline", "ratio", 1.0),
+    "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
+    "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
+    "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
+    "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
+    "straggler_share": ("straggler_share", "ratio", 1.0),
+}
+"""Key in the file to field, dimension and largest value in SI."""
+_POSITIVE = {"compute_slowdown", "gradient_bucket"}
+_CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
+
+
+def load_software(name_or_path: str | Path) -> SoftwareProfile:
+    """Load one software profile and convert it to SI units.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Catalogue name such as ``"megatron-core"``, or path of a TOML file.
+
+    Returns
+    -------
+    SoftwareProfile
+        Immutable profile.
+
+    Raises
+    ------
+    ProfileError
+        If the name is unknown or the file breaks a rule.
+
+    Examples
+    --------
+    >>> load_software("megatron-2021").attention
+    'unfused'
+    >>> load_software("no-overlap").overlap_gradient_sync
+    0.0
+    """
+    document = read_document(profile_path(name_or_path, kind="software"), kind="software")
+    check_keys(
+        document,
+        required=("schema", "kind", "name", "title", *SWITCHES, *_CHOICES, *QUANTITIES),
+        optional=("sources",),
+    )
+    fields: dict[str, Any] = {name: boolean(document, name) for name in SWITCHES}
+    fields |= {name: choice(document, name, allowed=words) for name, words in _CHOICES.items()}
+    provenance = {}
+    for key, (name, dimension, maximum) in QUANTITIES.items():
+        found = quantity(
+            document, key, dimension=dimension, allow_zero=key not in _POSITIVE, maximum=maximum
+        )
+        fields[name], provenance[name] = found.value, found.provenance
+    if fields["compute_slowdown"] < 1.0:
+        slowdown = fields["compute_slowdown"]
+        raise document.fail("compute_slowdown.value", f"is {slowdown!r}; expected at least 1")
+    return SoftwareProfile(
+        name=text(document, "name"),
+        title=text(document, "title"),
+        provenance=provenance,
+        **fields,
+    )
