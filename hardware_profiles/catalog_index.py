@@ -109,7 +109,8 @@ def profile_path(name_or_path: str | Path, *, kind: ProfileKind) -> Path:
 def nearest_hint(name: str, *, kind: ProfileKind) -> str:
     """Return the part of a message that offers the nearest known names."""
     names = catalog_names(kind)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    begins = [known for known in names if name and known.startswith(name)]
+    near = (begins or difflib.get_close_matches(name, names, n=3, cutoff=0.5))[:3]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"'paraplan profiles' lists the {len(names)} known ones"

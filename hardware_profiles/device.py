@@ -59,7 +59,7 @@ class DeviceProfile:
     attention_backward_efficiency: float
     """Share of peak that the fused attention kernel reaches backward [1]."""
     convolution_gain: float
-    """Factor by which fast algorithms beat the direct FLOP count of fp32 3x3 and 5x5 filters [1]."""
+    """Factor by which fast algorithms beat the direct FLOP count of fp32 3x3, 5x5 filters [1]."""
     price_usd_per_hour: float | None = None
     """On-demand price of one device [USD/h]; None where nobody rents it."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
         matmul=_matmul(sub_table(table, "matmul"), provenance),
         price_usd_per_hour=price,
         provenance=provenance,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 

@@ -2,7 +2,7 @@
 
 
 class ParaplanError(ValueError):
-    """A mistake of the user, told in one line: where, what was found, what was expected, what next."""
+    """A mistake of the user, told in one line: where, found what, expected what, what next."""
 
 
 class ProfileError(ParaplanError):

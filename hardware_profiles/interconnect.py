@@ -46,7 +46,7 @@ class Fabric:
     link: LinkProfile
     bandwidth_bytes_per_s: float
     """Achievable by one device in a ring or all-to-all pattern, one direction [B/s]. For ``torus``:
-    of one link of one axis, one direction. For ``pcie_tree``: of one device while all are active."""
+    of one link of one axis, one direction. For ``pcie_tree``: of one device, all active."""
     latency_s: float
     """One hop [s]."""
     in_network_reduction: bool = False

@@ -151,9 +151,9 @@ def _blocks(num_chips: int) -> list[tuple[int, ...]]:
     return [(_CUBE * a, _CUBE * b, _CUBE * c) for a, b, c in cubes]
 
 
-def _boxes(volume: int, *, most: int) -> list[tuple[int, int, int]]:
+def _boxes(volume: int, *, most: int) -> list[tuple[int, ...]]:
     """Return all ascending factorisations into three extents of at most ``most``."""
-    boxes = []
+    boxes: list[tuple[int, ...]] = []
     for a in range(1, round(volume ** (1 / 3)) + 2):
         if volume % a:
             continue
