@@ -8,6 +8,7 @@ from planner.errors import StrategyError
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
 Recompute = Literal["none", "selective", "full"]
+Layout = Literal["tensor", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,9 @@ class Strategy:
     sharding: Sharding = "none"
     recompute: Recompute = "none"
     sequence_parallel: bool = False
+    layout: Layout = "tensor"
+    """``tensor``: every operator of the tensor group splits model dimensions (Megatron). ``mixed``:
+    each operator chooses, the batch included (Krizhevsky's mix)."""
 
     @property
     def num_devices(self) -> int:
@@ -58,6 +62,8 @@ class Strategy:
             parts.append(f"recompute={self.recompute}")
         if self.sequence_parallel:
             parts.append("sequence_parallel=on")
+        if self.layout != "tensor":
+            parts.append(f"layout={self.layout}")
         return ",".join(parts)
 
 
@@ -74,6 +80,7 @@ _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sharding": ("sharding", get_args(Sharding)),
     "recompute": ("recompute", get_args(Recompute)),
     "sequence_parallel": ("sequence_parallel", ("on", "off")),
+    "layout": ("layout", get_args(Layout)),
 }
 STRATEGY_KEYS = (*_COUNTS, *_WORDS)
 
@@ -87,7 +94,7 @@ def parse_partial_strategy(text: str) -> dict[str, Any]:
     {'tensor_parallel_size': 8, 'sequence_parallel': True}
     >>> parse_partial_strategy("tpp=8")
     Traceback (most recent call last):
-    planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, schedule, sharding, recompute, sequence_parallel
+    planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, schedule, sharding, recompute, sequence_parallel, layout
     """
     fields: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):

@@ -1,0 +1,211 @@
+"""Plan and simulate as functions: options in words, results as values."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from hardware_profiles import load_cluster, load_software
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.device import DeviceProfile, Precision
+from hardware_profiles.errors import ParaplanError
+from hardware_profiles.software import SoftwareProfile
+from planner.errors import ModelError, StrategyError
+from planner.evaluation import evaluate
+from planner.feasibility import find_rejection
+from planner.graph import ModelGraph
+from planner.make_plan import plan_of_search, plan_of_strategy
+from planner.models.resolve import resolve_model
+from planner.plan import Plan, load_plan
+from planner.problem import PriceBook, Problem
+from planner.replay import replay_step_time, shown_timeline
+from planner.search import Objective, Progress, Ranked, SearchResult, search
+from planner.strategy import check_strategy, parse_partial_strategy, parse_strategy
+from planner.tracing import trace_model
+from planner.workload import AttentionChoice, Mode, OptimizerName, Workload
+from simulator.timeline import Timeline
+
+MATRIX_UNIT_RATIO = 4.0
+"""fp16 is chosen by default where it is this much faster than fp32: there are matrix units."""
+DEFAULT_SOFTWARE = {"gpu": "eager", "tpu": "maxtext", "fpga": "eager", "cpu": "eager"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the user asked for, in the words of the command line."""
+
+    model: str
+    cluster: str
+    global_batch: int
+    seq_len: int | None = None
+    precision: str | None = None
+    optimizer: str = "adam"
+    mode: str = "train"
+    attention: str = "auto"
+    software: str | None = None
+    strategy: str = ""
+
+
+OPTION_NAMES = tuple(Options.__dataclass_fields__)
+
+
+def trace(
+    model: str, *, sequence_length: int | None = None, progress: Callable[[str], None] | None = None
+) -> ModelGraph:
+    """Return the traced graph of a model, from the cache where it is there."""
+    source = resolve_model(model)
+    del progress
+    return trace_model(source, sequence_length=sequence_length)
+
+
+def make_problem(options: Options) -> Problem:
+    """Return the problem that options state.
+
+    Raises
+    ------
+    ParaplanError
+        If a name is unknown or a value is out of range; one line says which.
+    """
+    if options.global_batch < 1:
+        raise StrategyError(f"--global-batch is {options.global_batch}; expected at least 1")
+    if options.seq_len is not None and options.seq_len < 1:
+        raise StrategyError(f"--seq-len is {options.seq_len}; expected at least 1")
+    cluster = load_cluster(options.cluster)
+    software = _software(options, cluster)
+    source = resolve_model(options.model)
+    workload = Workload(
+        global_batch_size=options.global_batch,
+        sequence_length=options.seq_len or source.default_sequence_length,
+        precision=_precision(options, cluster),
+        optimizer=_word("--optimizer", options.optimizer, get_args(OptimizerName)),
+        mode=_word("--mode", options.mode, get_args(Mode)),
+        attention=_word("--attention", options.attention, get_args(AttentionChoice)),
+    )
+    graph = trace_model(source, sequence_length=workload.sequence_length)
+    return Problem(
+        graph=graph,
+        workload=replace(workload, sequence_length=graph.sequence_length),
+        cluster=cluster,
+        software=software,
+        limits=source.tensor_parallel_limits,
+    )
+
+
+def _word(option: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise StrategyError(f"{option} is {value!r}; expected one of {', '.join(allowed)}")
+    return value
+
+
+def _software(options: Options, cluster: Cluster) -> SoftwareProfile:
+    if options.software is not None:
+        return load_software(options.software)
+    if options.cluster.split(":")[0] == "local":
+        return load_software("local")
+    return load_software(DEFAULT_SOFTWARE[cluster.device.kind])
+
+
+def _precision(options: Options, cluster: Cluster) -> Precision:
+    devices = [group.device for group in cluster.node_groups]
+    if options.precision is None:
+        return default_precision(devices[0])
+    precision: Precision = _word("--precision", options.precision, get_args(Precision))
+    for device in devices:
+        if precision not in device.peak_flops_per_s:
+            has = ", ".join(device.peak_flops_per_s)
+            raise StrategyError(
+                f"--precision is {precision}; {device.name} of {cluster.name} has {has}"
+            )
+    return precision
+
+
+def default_precision(device: DeviceProfile) -> Precision:
+    """Return the precision people train with on a device: bf16, else fp16 on matrix units, else fp32."""
+    peaks = device.peak_flops_per_s
+    if "bf16" in peaks and device.kind != "cpu":
+        return "bf16"
+    if "fp16" in peaks and peaks["fp16"] >= MATRIX_UNIT_RATIO * peaks.get("fp32", 0.0):
+        return "fp16"
+    return "fp32" if "fp32" in peaks else next(iter(peaks))
+
+
+def plan(
+    options: Options,
+    *,
+    objective: Objective = "time",
+    progress: Progress | None = None,
+) -> tuple[Plan, SearchResult]:
+    """Search and return the plan with all that the search found."""
+    problem = make_problem(options)
+    fixed = parse_partial_strategy(options.strategy)
+    result = search(problem, fixed=fixed, objective=objective, progress=progress)
+    return plan_of_search(result), result
+
+
+def rank_strategy(problem: Problem, text: str) -> tuple[PriceBook, Ranked]:
+    """Return one strategy priced and replayed.
+
+    Raises
+    ------
+    StrategyError
+        If it contradicts itself or does not suit the model, workload or cluster.
+    """
+    strategy = check_strategy(parse_strategy(text))
+    rejection = find_rejection(problem, strategy)
+    if rejection is not None:
+        raise StrategyError(rejection.message)
+    book = PriceBook(problem=problem)
+    evaluation = evaluate(book, strategy, book.layouts(strategy)[0])
+    return book, Ranked(
+        evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
+    )
+
+
+def simulate(options: Options, *, detail: str = "folded") -> tuple[Plan, Timeline]:
+    """Score exactly one strategy; return it as a plan with its timeline."""
+    book, ranked = rank_strategy(make_problem(options), options.strategy)
+    timeline, _ = shown_timeline(ranked.evaluation, detail=detail)
+    return plan_of_strategy(book, ranked), timeline
+
+
+def options_of_plan(plan: Plan, *, cluster: str | None = None) -> Options:
+    """Return the options that would make a plan again."""
+    return Options(
+        model=plan.model.source,
+        cluster=cluster or plan.cluster.name,
+        global_batch=plan.workload.global_batch_size,
+        seq_len=plan.workload.sequence_length,
+        precision=plan.workload.precision,
+        optimizer=plan.workload.optimizer,
+        mode=plan.workload.mode,
+        attention=plan.workload.attention,
+        software=plan.software,
+        strategy=plan.strategy,
+    )
+
+
+def is_plan_file(text: str) -> bool:
+    """Return whether a MODEL argument names a plan file."""
+    return text.endswith(".json") and not text.startswith("hf:")
+
+
+def timeline_of_plan(path: Path) -> tuple[Plan, Timeline]:
+    """Read a plan and replay it."""
+    loaded = load_plan(path)
+    _, timeline = simulate(options_of_plan(loaded))
+    return loaded, timeline
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: to a temporary neighbour, then rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ParaplanError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+__all__ = ["ModelError", "Options", "plan", "simulate", "trace"]

@@ -1,0 +1,135 @@
+"""One candidate priced: step time by the closed form, memory by stage, and by the engine on demand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.layouts.terms import LayoutSolution
+from planner.lowering import StepCosts
+from planner.mesh import MeshShape, mesh_of
+from planner.problem import PriceBook
+from planner.stage_costs import StageCosts
+from planner.stage_memory import (
+    StageMemory,
+    activation_memory,
+    overhead_memory,
+    state_memory,
+)
+from planner.step_time import StepTime, action_times, end_times, step_time, transfer_time
+from planner.strategy import Strategy
+from simulator.closed_form import in_flight_microbatches
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A strategy with a layout, its predicted step and memory."""
+
+    strategy: Strategy
+    layout: LayoutSolution
+    mesh: MeshShape
+    stages: StageCosts
+    step: StepTime
+    memory: StageMemory
+    capacity_bytes: tuple[float, ...]
+    """Device memory per pipeline rank [B]."""
+    costs: StepCosts
+    straggler_factor: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank stays within its device memory."""
+        return bool(np.all(self.memory.peak_bytes <= np.array(self.capacity_bytes)))
+
+    @property
+    def peak_bytes(self) -> float:
+        """Memory of the fullest rank [B]."""
+        return float(self.memory.peak_bytes.max())
+
+    @property
+    def overflow_bytes(self) -> float:
+        """How much the fullest rank exceeds its device, negative where it fits [B]."""
+        return float((self.memory.peak_bytes - np.array(self.capacity_bytes)).max())
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches per step."""
+        return self.costs.num_microbatches
+
+
+def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Evaluation:
+    """Return the closed-form prediction of one candidate.
+
+    The strategy must have passed :func:`planner.feasibility.find_rejection`.
+    """
+    problem = book.problem
+    workload, software, cluster = problem.workload, problem.software, problem.cluster
+    mesh = mesh_of(strategy, devices_per_node=cluster.devices_per_node)
+    stages = book.stages(strategy, layout, mesh=mesh)
+    sync = book.sync(strategy, layout, mesh=mesh, sharding=strategy.sharding)
+    num_microbatches = workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
+    actions = action_times(
+        stages, sync, recompute=strategy.recompute, sharding=strategy.sharding, mesh=mesh,
+        transfer_s=transfer_time(stages, mesh=mesh, cluster=cluster), software=software,
+        is_training=workload.is_training,
+    )  # fmt: skip
+    end = end_times(
+        stages, sync, actions, sharding=strategy.sharding, mesh=mesh, state=problem.state,
+        workload=workload, cluster=cluster, software=software,
+    )  # fmt: skip
+    num_nodes = -(-strategy.num_devices // cluster.devices_per_node)
+    step = step_time(
+        actions, end, schedule=strategy.schedule, mesh=mesh, num_microbatches=num_microbatches,
+        num_nodes=num_nodes, software=software,
+    )  # fmt: skip
+    memory = _memory(book, strategy, stages, mesh=mesh, num_microbatches=num_microbatches)
+    resting = tuple(
+        float(bytes_)
+        for bytes_ in sum(
+            (v for k, v in memory.terms.items() if k not in ("activations", "workspace")),
+            np.zeros(mesh.pp),
+        )
+    )
+    return Evaluation(
+        strategy=strategy,
+        layout=layout,
+        mesh=mesh,
+        stages=stages,
+        step=step,
+        memory=memory,
+        capacity_bytes=tuple(book.capacity_bytes(mesh)),
+        costs=StepCosts(
+            stages=stages, actions=actions, end=end, schedule=strategy.schedule,
+            recompute=strategy.recompute, mesh=mesh, num_microbatches=num_microbatches,
+            gradient_overlap=software.overlap_gradient_sync,
+            sync_slowdown=software.compute_slowdown - 1.0,
+            is_training=workload.is_training, resting_memory_bytes=resting,
+        ),  # fmt: skip
+        straggler_factor=1.0 + software.straggler_share * float(np.log2(max(1, num_nodes))),
+    )
+
+
+def _memory(
+    book: PriceBook,
+    strategy: Strategy,
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    num_microbatches: int,
+) -> StageMemory:
+    problem = book.problem
+    training = problem.workload.is_training
+    whole = strategy.sharding in ("gradients", "parameters") and mesh.pp > 1
+    terms = state_memory(
+        stages, mesh=mesh, sharding=strategy.sharding, state=problem.state,
+        keeps_whole_gradients=whole and training,
+    )  # fmt: skip
+    in_flight = in_flight_microbatches(
+        strategy.schedule, np.arange(mesh.pp), num_stages=mesh.pp,
+        num_microbatches=num_microbatches, virtual_stages=strategy.virtual_stages,
+    )  # fmt: skip
+    terms |= activation_memory(
+        stages, pipeline_size=mesh.pp, recompute=strategy.recompute,
+        in_flight=np.asarray(in_flight, dtype=np.float64), is_training=training,
+    )  # fmt: skip
+    terms |= overhead_memory(terms, stages=stages, mesh=mesh, software=problem.software)
+    return StageMemory(terms=terms)

@@ -1,0 +1,185 @@
+"""Why this plan: bottleneck, binding constraint, runner-up, and what more hardware would buy."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hardware_profiles.cluster import Cluster, NodeGroup
+from hardware_profiles.interconnect import Fabric
+from planner.evaluation import evaluate
+from planner.layouts.explain import layer_regrets
+from planner.problem import PriceBook, Problem
+from planner.search import Ranked, SearchResult
+
+NOISE = 0.03
+"""Margins below this are ties: the closed form and the engine differ by as much [1]."""
+FULL_SHARE = 0.9
+"""Share of device memory from which memory counts as the binding constraint [1]."""
+WORDS: Mapping[str, str] = {
+    "compute": "compute",
+    "tensor": "tensor-parallel communication",
+    "data": "gradient and weight synchronisation",
+    "pipeline": "pipeline transfers",
+    "context": "context-parallel communication",
+    "expert": "expert all-to-all",
+    "bubble": "the pipeline bubble",
+    "optimizer": "the optimizer step",
+    "input": "input",
+}
+
+
+def explain(result: SearchResult) -> dict[str, Any]:
+    """Return the explanation of a search, as stored in the plan."""
+    best = result.best
+    breakdown = best.evaluation.step.breakdown_s
+    term = max(breakdown, key=lambda name: breakdown[name])
+    losses = {k: v for k, v in breakdown.items() if k != "compute"}
+    loss = max(losses, key=lambda name: losses[name])
+    return {
+        "sentence": sentence(result.book.problem, best),
+        "bottleneck": f"{WORDS[term]} takes {breakdown[term] / best.step_time_s:.0%} of the step; "
+        f"the largest loss is {WORDS[loss]} ({breakdown[loss] / best.step_time_s:.0%})",
+        "binding_constraint": _binding(result),
+        "runner_up": _runner_up(result),
+        "what_if": what_ifs(result.book, best),
+        "layers": layers(result.book, best),
+    }
+
+
+def sentence(problem: Problem, ranked: Ranked) -> str:
+    """Return what to do, in one sentence."""
+    strategy = ranked.evaluation.strategy
+    parts = []
+    if strategy.data_parallel_size > 1:
+        how = {
+            "none": "data parallel",
+            "optimizer": "data parallel with sharded optimizer (ZeRO-1)",
+            "gradients": "data parallel with sharded gradients (ZeRO-2)",
+            "parameters": "fully sharded data parallel (ZeRO-3)",
+        }[strategy.sharding]
+        parts.append(f"{strategy.data_parallel_size}-way {how}")
+    if strategy.tensor_parallel_size > 1:
+        name = ranked.evaluation.layout.name
+        kind = "per-layer mix of data and model parallel" if name == "hybrid" else "tensor parallel"
+        suffix = " with sequence parallel" if strategy.sequence_parallel else ""
+        parts.append(f"{strategy.tensor_parallel_size}-way {kind}{suffix}")
+    if strategy.context_parallel_size > 1:
+        parts.append(f"{strategy.context_parallel_size}-way context parallel")
+    if strategy.expert_parallel_size > 1:
+        parts.append(f"{strategy.expert_parallel_size}-way expert parallel")
+    if strategy.pipeline_parallel_size > 1:
+        parts.append(f"{strategy.pipeline_parallel_size} pipeline stages ({strategy.schedule})")
+    if strategy.recompute != "none":
+        parts.append(f"{strategy.recompute} recomputation")
+    split = " x ".join(parts) or "one device, nothing split"
+    return (
+        f"Run {problem.graph.name} on {strategy.num_devices} of "
+        f"{problem.cluster.num_devices} devices of {problem.cluster.name}: {split}."
+    )
+
+
+def _binding(result: SearchResult) -> str:
+    best = result.best.evaluation
+    share = best.peak_bytes / min(best.capacity_bytes)
+    memory = result.rejected.get("memory", 0)
+    if share >= FULL_SHARE:
+        stage = int(best.memory.peak_bytes.argmax())
+        return f"memory: stage {stage} uses {share:.0%} of its device"
+    if memory:
+        return f"memory rejected {memory} of {result.num_candidates} candidates; this one uses {share:.0%}"
+    return f"none: memory is {share:.0%} full, time alone decides"
+
+
+def _runner_up(result: SearchResult) -> dict[str, Any] | None:
+    shape = result.best.evaluation.mesh
+    others = [r for r in result.ranked[1:] if r.evaluation.mesh != shape and r.replayed]
+    if not others:
+        return None
+    other = others[0]
+    margin = other.step_time_s / result.best.step_time_s - 1.0
+    return {
+        "strategy": str(other.evaluation.strategy),
+        "step_time_s": other.step_time_s,
+        "margin": margin,
+        "tie": margin < NOISE,
+    }
+
+
+def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
+    """Return per operator what it splits and what each alternative would cost."""
+    evaluation = ranked.evaluation
+    if evaluation.mesh.tp == 1:
+        return []
+    problem = book.problem
+    return layer_regrets(
+        problem.graph,
+        evaluation.layout,
+        context_parallel_size=evaluation.mesh.cp,
+        expert_parallel_size=evaluation.mesh.ep,
+        microbatch_size=evaluation.strategy.microbatch_size,
+        num_microbatches=evaluation.num_microbatches,
+        workload=problem.workload,
+        cluster=problem.cluster,
+        software=problem.software,
+    )
+
+
+def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
+    """Return the step time of the same strategy on a machine that is twice as good in one way."""
+    problem, evaluation = book.problem, ranked.evaluation
+    base = evaluation.step.step_time_s
+    found = []
+    for change, cluster in _better_clusters(problem.cluster):
+        other = PriceBook(problem=replace_cluster(problem, cluster))
+        again = evaluate(other, evaluation.strategy, other.layouts(evaluation.strategy)[0])
+        scaled = ranked.step_time_s * again.step.step_time_s / base
+        found.append(
+            {"change": change, "step_time_s": scaled, "gain": 1.0 - scaled / ranked.step_time_s}
+        )
+    return found
+
+
+def replace_cluster(problem: Problem, cluster: Cluster) -> Problem:
+    """Return the same problem on another cluster."""
+    return replace(problem, cluster=cluster)
+
+
+def _better_clusters(cluster: Cluster) -> list[tuple[str, Cluster]]:
+    options = [
+        ("2x peak FLOP/s", replace(cluster, node_groups=_devices(cluster, flops=2.0))),
+        ("2x memory bandwidth", replace(cluster, node_groups=_devices(cluster, bandwidth=2.0))),
+        ("2x bandwidth inside the node", replace(cluster, intra=_faster(cluster.intra))),
+    ]
+    if cluster.inter is not None and cluster.num_nodes > 1:
+        options.append(
+            ("2x bandwidth between nodes", replace(cluster, inter=_faster(cluster.inter)))
+        )
+    return options
+
+
+def _devices(
+    cluster: Cluster, *, flops: float = 1.0, bandwidth: float = 1.0
+) -> tuple[NodeGroup, ...]:
+    return tuple(
+        replace(
+            group,
+            device=replace(
+                group.device,
+                peak_flops_per_s={k: v * flops for k, v in group.device.peak_flops_per_s.items()},
+                memory_bandwidth_bytes_per_s=group.device.memory_bandwidth_bytes_per_s * bandwidth,
+            ),
+        )
+        for group in cluster.node_groups
+    )
+
+
+def _faster(fabric: Fabric) -> Fabric:
+    return replace(
+        fabric,
+        bandwidth_bytes_per_s=2.0 * fabric.bandwidth_bytes_per_s,
+        link=replace(
+            fabric.link,
+            bandwidth_bytes_per_s=2.0 * fabric.link.bandwidth_bytes_per_s,
+            achievable_bandwidth_bytes_per_s=2.0 * fabric.link.achievable_bandwidth_bytes_per_s,
+        ),
+    )

@@ -1,0 +1,133 @@
+"""Why a strategy does not suit a model, workload or cluster, before anything is priced."""
+
+from dataclasses import dataclass
+
+from planner.problem import Problem
+from planner.strategy import Strategy
+
+RING_HALVES = 2
+"""Context parallelism gives each rank two pieces of the causal triangle, to balance work."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """One reason, as a word to count by and as a sentence to read."""
+
+    reason: str
+    message: str
+
+
+def find_rejection(problem: Problem, strategy: Strategy) -> Rejection | None:
+    """Return why a strategy is impossible here, or None.
+
+    Memory is not looked at; that needs prices.
+    """
+    for check in (_devices, _batch, _tensor, _pipeline, _context, _expert):
+        rejection = check(problem, strategy)
+        if rejection is not None:
+            return rejection
+    return None
+
+
+def _devices(problem: Problem, strategy: Strategy) -> Rejection | None:
+    have = problem.cluster.num_devices
+    if strategy.num_devices <= have:
+        return None
+    return Rejection(
+        reason="devices",
+        message=f"strategy '{strategy}' needs dp*tp*pp*cp = {strategy.num_devices} devices; "
+        f"{problem.cluster.name} has {have}; use smaller sizes or more nodes",
+    )
+
+
+def _batch(problem: Problem, strategy: Strategy) -> Rejection | None:
+    batch, dp = problem.workload.global_batch_size, strategy.data_parallel_size
+    if batch % (dp * strategy.microbatch_size):
+        return Rejection(
+            reason="divisibility",
+            message=f"global batch {batch} is not a multiple of dp*microbatch = "
+            f"{dp}*{strategy.microbatch_size} = {dp * strategy.microbatch_size}; "
+            "choose a divisor",
+        )
+    return None
+
+
+def _tensor(problem: Problem, strategy: Strategy) -> Rejection | None:
+    tp = strategy.tensor_parallel_size
+    for name, limit in problem.limits:
+        if limit % tp and strategy.layout == "tensor":
+            divisors = [str(d) for d in range(1, limit + 1) if limit % d == 0]
+            return Rejection(
+                reason="divisibility",
+                message=f"tp={tp} does not divide {name}={limit}; use {', '.join(divisors)}",
+            )
+    length = problem.graph.sequence_length
+    if strategy.sequence_parallel and length % tp:
+        return Rejection(
+            reason="divisibility",
+            message=f"sequence_parallel with tp={tp} does not divide seq-len {length}; "
+            "turn it off or change --seq-len",
+        )
+    return None
+
+
+def _pipeline(problem: Problem, strategy: Strategy) -> Rejection | None:
+    pp, chunks = strategy.pipeline_parallel_size, strategy.virtual_stages
+    items = sum(unit.count for unit in problem.graph.units)
+    if pp * chunks > items:
+        return Rejection(
+            reason="stages",
+            message=f"pp*virtual_stages = {pp * chunks} stages, but {problem.graph.name} can be cut "
+            f"into at most {items}; use a smaller pp",
+        )
+    local = strategy.data_parallel_size * strategy.microbatch_size
+    microbatches = problem.workload.global_batch_size // local
+    if strategy.schedule == "interleaved" and microbatches % pp:
+        return Rejection(
+            reason="divisibility",
+            message=f"schedule=interleaved needs microbatches ({microbatches}) to be a multiple of "
+            f"pp={pp}; change microbatch or dp, or use schedule=1f1b",
+        )
+    return None
+
+
+def _context(problem: Problem, strategy: Strategy) -> Rejection | None:
+    cp = strategy.context_parallel_size
+    if cp == 1:
+        return None
+    length = problem.graph.sequence_length
+    if not problem.graph.sequence_labels or length % (RING_HALVES * cp):
+        return Rejection(
+            reason="divisibility",
+            message=f"cp={cp} needs a sequence that 2*cp = {RING_HALVES * cp} divides; "
+            f"seq-len is {length}",
+        )
+    return None
+
+
+def _expert(problem: Problem, strategy: Strategy) -> Rejection | None:
+    ep = strategy.expert_parallel_size
+    if ep == 1:
+        return None
+    experts = num_experts(problem)
+    if experts is None:
+        return Rejection(
+            reason="no experts", message=f"ep={ep}, but {problem.graph.name} has no experts; use ep=1"
+        )
+    if experts % ep:
+        return Rejection(
+            reason="divisibility", message=f"ep={ep} does not divide num_experts={experts}"
+        )
+    return None
+
+
+def num_experts(problem: Problem) -> int | None:
+    """Return the number of experts of the model, or None for dense models."""
+    graph = problem.graph
+    sizes = {
+        graph.indices[index.label].size
+        for _, operator in graph.graph.nodes(data="operator")
+        for index in operator.indices
+        if index.role == "expert"
+    }
+    return max(sizes, default=None)

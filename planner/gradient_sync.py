@@ -1,0 +1,106 @@
+"""Synchronisation of gradients and gathering of sharded weights, per pipeline stage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.item_costs import GradientKey
+from planner.mesh import MeshShape
+from planner.stage_costs import StageCosts
+from planner.state_memory import StateBytes
+from planner.strategy import Sharding
+from simulator.collectives import collective_time
+from simulator.groups import CollectiveKind, Group
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SyncTimes:
+    """Times per virtual stage on one rank."""
+
+    gradient_s: Floats
+    """Reduction of gradients once per step, before hiding [s]."""
+    update_gather_s: Floats
+    """All-gather of updated weights once per step (sharded optimizer or gradients) [s]."""
+    gather_s: Floats
+    """All-gather of the stage's weights once (sharded parameters) [s]."""
+    scatter_s: Floats
+    """Reduce-scatter of the stage's gradients once (sharded gradients or parameters) [s]."""
+
+
+def sync_times(
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    sharding: Sharding,
+    state: StateBytes,
+    gradient_bytes: float,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> SyncTimes:
+    """Return what keeping replicas equal costs each stage.
+
+    Unsharded gradients are all-reduced; sharded ones are reduce-scattered, and the updated or used
+    weights all-gathered (ZeRO, arXiv:1910.02054, section 7: 2, 2 and 3 times the parameters).
+    Messages go in buckets of ``software.gradient_bucket_bytes``.
+    """
+    zero = np.zeros(stages.num_stages)
+    gradient, update, gather, scatter = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+    for key, parameters in stages.parameters.items():
+        group, replicated = sync_group(key, mesh)
+        if group.num_ranks == 1:
+            continue
+
+        def times(kind: CollectiveKind, item: float, group: Group = group,
+                  parameters: Floats = parameters) -> Floats:  # fmt: skip
+            return np.array(
+                [
+                    _bucketed(kind, count * item, group=group, cluster=cluster, software=software)
+                    for count in parameters
+                ]
+            )
+
+        if sharding == "none" or replicated:
+            gradient += times("all_reduce", gradient_bytes)
+            continue
+        scattered = times("reduce_scatter", gradient_bytes)
+        gathered = times("all_gather", state.gathered)
+        gradient += scattered
+        scatter += scattered
+        gather += gathered
+        if sharding != "parameters":
+            update += gathered
+    return SyncTimes(gradient_s=gradient, update_gather_s=update, gather_s=gather, scatter_s=scatter)
+
+
+def sync_group(key: GradientKey, mesh: MeshShape) -> tuple[Group, bool]:
+    """Return the ranks that hold the same parameters, and whether they are replicas inside ``tp``.
+
+    Parameters that are whole on several tensor ranks (norms under sequence parallelism, layers that
+    split the batch) are reduced over that axis too, and sharded over all of it.
+    """
+    axes, is_expert = key
+    if is_expert:
+        return mesh.expert_data_group(), False
+    return mesh.group(*axes), "dp" not in axes and "cp" not in axes
+
+
+def _bucketed(
+    kind: CollectiveKind,
+    message_bytes: float,
+    *,
+    group: Group,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> float:
+    if message_bytes <= 0:
+        return 0.0
+    num_buckets = max(1.0, np.ceil(message_bytes / software.gradient_bucket_bytes))
+    return float(
+        num_buckets
+        * collective_time(kind, message_bytes / num_buckets, group=group, cluster=cluster)
+    )

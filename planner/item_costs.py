@@ -1,0 +1,172 @@
+"""Per-item cost arrays of a model under one layout: what pipeline stages are made of.
+
+An *item* is one repetition of one unit. Terms are computed once per unit and repeated, so 126 equal
+blocks cost as much as one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.graph import ModelGraph
+from planner.layouts.terms import CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
+from planner.mesh import MeshShape
+from planner.stages import item_units
+from simulator.collectives import collective_time
+
+Floats = NDArray[np.float64]
+GradientKey = tuple[tuple[str, ...], bool]
+"""Axes over which gradients are partial, and whether the parameters are experts'."""
+CATEGORY_OF_AXIS = {"tp": "tensor", "cp": "context", "ep": "expert", "dp": "data"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemCosts:
+    """Arrays over items, for one rank and one microbatch.
+
+    Communication is the *exposed* part: what the software stack does not hide behind compute.
+    """
+
+    layout: LayoutSolution
+    forward_s: Floats
+    backward_s: Floats
+    selective_s: Floats
+    forward_comm_s: Mapping[str, Floats]
+    """Category (tensor, context, expert) -> exposed time in forward [s]."""
+    backward_comm_s: Mapping[str, Floats]
+    saved_bytes: Floats
+    selective_saved_bytes: Floats
+    boundary_bytes: Floats
+    workspace_bytes: Floats
+    parameters: Mapping[GradientKey, Floats]
+    """Elements held by one rank, by gradient group."""
+    forward_flops: Floats
+    backward_flops: Floats
+    selective_flops: Floats
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+        return len(self.forward_s)
+
+    def total_parameters(self) -> Floats:
+        """Return elements held by one rank per item."""
+        return sum(self.parameters.values(), np.zeros(self.num_items))
+
+    def comm_s(self, phase: str) -> Floats:
+        """Return exposed communication per item over all categories [s]."""
+        table = self.forward_comm_s if phase == "forward" else self.backward_comm_s
+        return sum(table.values(), np.zeros(self.num_items))
+
+
+def item_costs(
+    graph: ModelGraph,
+    terms: Mapping[str, UnitTerms],
+    *,
+    layout: LayoutSolution,
+    mesh: MeshShape,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> ItemCosts:
+    """Return item arrays from unit terms."""
+    units = [terms[unit.name] for unit in graph.units]
+    repeat = item_units(graph)
+
+    def spread(value: Callable[[UnitTerms], float]) -> Floats:
+        return np.array([value(unit) for unit in units], dtype=np.float64)[repeat]
+
+    categories = sorted({CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication})
+    exposed = {
+        (phase, category): spread(
+            lambda unit, phase=phase, category=category: _exposed_s(  # type: ignore[misc]
+                unit, phase, category, mesh=mesh, cluster=cluster, software=software
+            )
+        )
+        for phase in ("forward", "backward")
+        for category in categories
+    }
+    keys = sorted({_gradient_key(group) for unit in units for group in unit.gradient_groups})
+    return ItemCosts(
+        layout=layout,
+        forward_s=spread(lambda unit: unit.forward_s),
+        backward_s=spread(lambda unit: unit.backward_s),
+        selective_s=spread(lambda unit: unit.selective_recompute_s),
+        forward_comm_s={c: exposed["forward", c] for c in categories},
+        backward_comm_s={c: exposed["backward", c] for c in categories},
+        saved_bytes=spread(lambda unit: unit.saved_bytes),
+        selective_saved_bytes=spread(lambda unit: unit.selective_saved_bytes),
+        boundary_bytes=spread(lambda unit: unit.boundary_bytes),
+        workspace_bytes=spread(lambda unit: unit.workspace_bytes),
+        parameters={
+            key: spread(
+                lambda unit, key=key: sum(  # type: ignore[misc]
+                    group.num_parameters
+                    for group in unit.gradient_groups
+                    if _gradient_key(group) == key
+                )
+            )
+            for key in keys
+        },
+        forward_flops=spread(lambda unit: unit.forward_flops),
+        backward_flops=spread(lambda unit: unit.backward_flops),
+        selective_flops=spread(lambda unit: unit.selective_recompute_flops),
+    )
+
+
+def _gradient_key(group: GradientGroup) -> GradientKey:
+    return tuple(group.axes), group.is_expert
+
+
+def _exposed_s(
+    unit: UnitTerms,
+    phase: str,
+    category: str,
+    *,
+    mesh: MeshShape,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> float:
+    hidden = software.overlap_tensor_parallel if category == "tensor" else 0.0
+    return sum(
+        (1.0 - hidden) * use.count * collective_use_time(use, mesh=mesh, cluster=cluster)
+        for use in unit.communication
+        if use.phase == phase and CATEGORY_OF_AXIS[use.axis] == category
+    )
+
+
+def collective_use_time(use: CollectiveUse, *, mesh: MeshShape, cluster: Cluster) -> float:
+    """Return the time of one collective of a unit [s]."""
+    return collective_time(
+        use.kind, use.message_bytes, group=mesh.group(use.axis), cluster=cluster
+    )
+
+
+def slowest(costs: list[ItemCosts]) -> ItemCosts:
+    """Return the element-wise slowest of the same layout on several devices (a mixed group)."""
+    first = costs[0]
+    if len(costs) == 1:
+        return first
+
+    def worst(pick: Callable[[ItemCosts], Floats]) -> Floats:
+        return np.maximum.reduce([pick(cost) for cost in costs])
+
+    return ItemCosts(
+        layout=first.layout,
+        forward_s=worst(lambda c: c.forward_s),
+        backward_s=worst(lambda c: c.backward_s),
+        selective_s=worst(lambda c: c.selective_s),
+        forward_comm_s=first.forward_comm_s,
+        backward_comm_s=first.backward_comm_s,
+        saved_bytes=first.saved_bytes,
+        selective_saved_bytes=first.selective_saved_bytes,
+        boundary_bytes=first.boundary_bytes,
+        workspace_bytes=first.workspace_bytes,
+        parameters=first.parameters,
+        forward_flops=first.forward_flops,
+        backward_flops=first.backward_flops,
+        selective_flops=first.selective_flops,
+    )

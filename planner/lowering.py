@@ -1,0 +1,350 @@
+"""From stage costs to the ordered program that the engine runs.
+
+Folded, one representative rank stands for all ranks of a pipeline stage: tensor, data and context
+groups are symmetric. Unfolded (``--detail full``), every rank has its own tasks and a collective
+starts only when all members of its group have reached it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from planner.mesh import MeshShape
+from planner.stage_costs import StageCosts
+from planner.step_time import ActionTimes, EndTimes
+from planner.strategy import Recompute, Schedule
+from simulator.program import Program, Stream, Task
+from simulator.schedules import Action, schedule_actions
+
+STREAM_OF_CATEGORY: Mapping[str, Stream] = {
+    "tensor": "tensor",
+    "context": "tensor",
+    "expert": "tensor",
+    "data": "data",
+    "pipeline": "pipeline",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepCosts:
+    """Everything lowering needs about one candidate."""
+
+    stages: StageCosts
+    actions: ActionTimes
+    end: EndTimes
+    schedule: Schedule
+    recompute: Recompute
+    mesh: MeshShape
+    num_microbatches: int
+    gradient_overlap: float
+    """Share of the last backward under which gradient reduction may run [1]."""
+    sync_slowdown: float
+    """Extra compute per second of hidden reduction [1]."""
+    is_training: bool
+    resting_memory_bytes: tuple[float, ...]
+    """Per pipeline rank [B]."""
+
+
+@dataclass(kw_only=True)
+class _Builder:
+    """Tasks under construction; positions are task numbers."""
+
+    costs: StepCosts
+    replicas: int
+    tasks: list[Task] = field(default_factory=list)
+    ready: dict[tuple[str, int, int, int], int] = field(default_factory=dict)
+    """(kind, stage, microbatch, replica) -> task after which the neighbour may use the result."""
+    gate: dict[int, int] = field(default_factory=dict)
+    """Rank -> communication that its next compute must await."""
+    last_compute: dict[int, int] = field(default_factory=dict)
+
+    def add(self, task: Task) -> int:
+        self.tasks.append(task)
+        return len(self.tasks) - 1
+
+    def rank(self, stage: int, replica: int) -> int:
+        return stage % self.costs.mesh.pp * self.replicas + replica
+
+    def peers(self, category: str, replica: int) -> list[int]:
+        if self.replicas == 1:
+            return [0]
+        mesh = self.costs.mesh
+        tp, cp = mesh.tp, mesh.cp
+        if category == "tensor":
+            return [replica // tp * tp + i for i in range(tp)]
+        if category == "context":
+            base = replica // (tp * cp) * tp * cp + replica % tp
+            return [base + i * tp for i in range(cp)]
+        if category in ("data", "expert"):
+            return [replica % tp + i * tp for i in range(mesh.dp * cp)]
+        return [replica]
+
+
+def lower(costs: StepCosts, *, detail: str = "folded") -> Program:
+    """Return the program of one step.
+
+    Parameters
+    ----------
+    costs : StepCosts
+        Stage costs and schedule of a candidate.
+    detail : str
+        ``folded`` (one rank per pipeline stage) or ``full`` (every rank).
+
+    Returns
+    -------
+    Program
+        Tasks in stream order; ranks are pipeline-major, as in the mesh.
+    """
+    mesh = costs.mesh
+    replicas = mesh.stage_ranks if detail == "full" else 1
+    orders = schedule_actions(
+        costs.schedule if mesh.pp > 1 else "1f1b",
+        num_ranks=mesh.pp,
+        num_microbatches=costs.num_microbatches,
+        virtual_stages=costs.stages.num_stages // mesh.pp,
+    )
+    builder = _Builder(costs=costs, replicas=replicas)
+    for action in _in_dependency_order(orders, costs):
+        _add_action(builder, action)
+    if costs.is_training:
+        _add_end(builder)
+    resting = tuple(
+        bytes_ for bytes_ in costs.resting_memory_bytes for _ in range(replicas)
+    )
+    return Program(
+        tasks=tuple(builder.tasks), num_ranks=mesh.pp * replicas, resting_memory_bytes=resting
+    )
+
+
+def _in_dependency_order(
+    orders: tuple[tuple[Action, ...], ...], costs: StepCosts
+) -> list[Action]:
+    """Merge per-rank orders so that each action stands after those it depends on."""
+    last = costs.stages.num_stages - 1
+    queues = [
+        [action for action in order if costs.is_training or action.kind == "F"] for order in orders
+    ]
+    position = [0] * len(queues)
+    done: set[tuple[str, int, int]] = set()
+    merged: list[Action] = []
+    total = sum(len(queue) for queue in queues)
+    while len(merged) < total:
+        before = len(merged)
+        for rank, queue in enumerate(queues):
+            while position[rank] < len(queue):
+                action = queue[position[rank]]
+                if not _needs(action, last) <= done:
+                    break
+                done.add((action.kind, action.stage, action.microbatch))
+                merged.append(action)
+                position[rank] += 1
+        if len(merged) == before:
+            raise RuntimeError(f"schedule {costs.schedule} deadlocks")
+    return merged
+
+
+def _needs(action: Action, last_stage: int) -> set[tuple[str, int, int]]:
+    stage, microbatch = action.stage, action.microbatch
+    if action.kind == "F":
+        return {("F", stage - 1, microbatch)} if stage > 0 else set()
+    needs = {("F", stage, microbatch)}
+    if stage < last_stage:
+        needs.add(("B", stage + 1, microbatch))
+    return needs
+
+
+def _add_action(builder: _Builder, action: Action) -> None:
+    """Add compute, exposed communication and transfer of one forward or backward."""
+    costs = builder.costs
+    forward = action.kind == "F"
+    compute_s, comm = _durations(costs, action)
+    last_backward = not forward and action.microbatch == costs.num_microbatches - 1
+    ends: dict[int, int] = {}
+    for replica in range(builder.replicas):
+        rank = builder.rank(action.stage, replica)
+        inputs = [
+            builder.ready[(*need, replica)]
+            for need in sorted(_needs(action, costs.stages.num_stages - 1))
+        ]
+        waits = [builder.gate.pop(rank)] if rank in builder.gate else []
+        ends[replica] = _add_compute(
+            builder, action, rank=rank, duration_s=compute_s,
+            depends_on=tuple(sorted({*inputs, *waits})), splits=last_backward,
+        )  # fmt: skip
+        builder.last_compute[rank] = ends[replica]
+    for category, duration_s in comm.items():
+        if duration_s > 0 and category != "pipeline":
+            ends = _add_collective(builder, action, category, duration_s, ends)
+    for replica, end in ends.items():
+        _add_transfer(builder, action, replica=replica, end=end, blocking_s=comm.get("pipeline", 0))
+
+
+def _durations(costs: StepCosts, action: Action) -> tuple[float, dict[str, float]]:
+    actions, stage = costs.actions, action.stage
+    if action.kind == "F":
+        compute, table = actions.forward_compute_s, actions.forward_comm_s
+    else:
+        compute, table = actions.backward_compute_s, actions.backward_comm_s
+    return float(compute[stage]), {category: float(v[stage]) for category, v in table.items()}
+
+
+def _add_compute(
+    builder: _Builder,
+    action: Action,
+    *,
+    rank: int,
+    duration_s: float,
+    depends_on: tuple[int, ...],
+    splits: bool,
+) -> int:
+    """Add the compute task; the last backward is split where gradient reduction may begin."""
+    costs = builder.costs
+    saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
+    transient = float(costs.stages.transient_bytes[costs.recompute][action.stage])
+    keeps = saved if costs.is_training else 0.0
+    overlap = costs.gradient_overlap * duration_s if splits else 0.0
+    first = builder.add(
+        Task(
+            name=f"{action.stage}{action.kind}{action.microbatch}",
+            rank=rank,
+            stream="compute",
+            kind="compute",
+            duration_s=duration_s - overlap,
+            depends_on=depends_on,
+            memory_at_start_bytes=transient + (keeps if action.kind == "F" else 0.0),
+            memory_at_end_bytes=-transient - (keeps if action.kind == "B" and not splits else 0.0),
+            category="forward" if action.kind == "F" else "backward",
+            stage=action.stage,
+            microbatch=action.microbatch,
+        )
+    )
+    if not splits:
+        return first
+    builder.ready["sync", action.stage, 0, rank] = first
+    hidden = float(costs.end.sync_hidden_s[action.stage])
+    return builder.add(
+        Task(
+            name=f"{action.stage}B{action.microbatch}'",
+            rank=rank,
+            stream="compute",
+            kind="compute",
+            duration_s=overlap + costs.sync_slowdown * hidden,
+            depends_on=(first,),
+            memory_at_end_bytes=-keeps,
+            category="backward",
+            stage=action.stage,
+            microbatch=action.microbatch,
+        )
+    )
+
+
+def _add_collective(
+    builder: _Builder,
+    action: Action,
+    category: str,
+    duration_s: float,
+    ends: Mapping[int, int],
+) -> dict[int, int]:
+    after: dict[int, int] = {}
+    for replica in ends:
+        rank = builder.rank(action.stage, replica)
+        after[replica] = builder.add(
+            Task(
+                name=f"{category} {action.stage}{action.kind}{action.microbatch}",
+                rank=rank,
+                stream=STREAM_OF_CATEGORY[category],
+                kind="collective",
+                duration_s=duration_s,
+                depends_on=tuple(ends[peer] for peer in builder.peers(category, replica)),
+                category=category,
+                stage=action.stage,
+                microbatch=action.microbatch,
+            )
+        )
+        builder.gate[rank] = after[replica]
+    return after
+
+
+def _add_transfer(
+    builder: _Builder, action: Action, *, replica: int, end: int, blocking_s: float
+) -> None:
+    """Record when the neighbour may use the result; a blocking part holds the sender's compute."""
+    costs = builder.costs
+    rank = builder.rank(action.stage, replica)
+    last = costs.stages.num_stages - 1
+    sends = action.stage < last if action.kind == "F" else action.stage > 0
+    key = (action.kind, action.stage, action.microbatch, replica)
+    if not sends or costs.mesh.pp == 1:
+        builder.ready[key] = end
+        return
+    parts = (("send", blocking_s), ("send'", costs.actions.transfer_s - blocking_s))
+    for label, duration_s in parts:
+        if duration_s <= 0 and label != "send'":
+            continue
+        end = builder.add(
+            Task(
+                name=f"{label} {action.stage}{action.kind}{action.microbatch}",
+                rank=rank,
+                stream="pipeline",
+                kind="send",
+                duration_s=max(duration_s, 0.0),
+                depends_on=(end,),
+                num_bytes=float(costs.stages.entry_bytes[max(1, action.stage)]),
+                category="pipeline",
+                stage=action.stage,
+                microbatch=action.microbatch,
+            )
+        )
+        if label == "send":
+            builder.gate[rank] = end
+    builder.ready[key] = end
+
+
+def _add_end(builder: _Builder) -> None:
+    """Add gradient reduction, optimizer and gather of updated weights of every stage."""
+    costs = builder.costs
+    end = costs.end
+    for stage in reversed(range(costs.stages.num_stages)):
+        members = range(builder.replicas)
+        starts = {r: builder.ready["sync", stage, 0, builder.rank(stage, r)] for r in members}
+        for replica in members:
+            rank = builder.rank(stage, replica)
+            last = builder.last_compute[rank]
+            synced = last
+            if end.sync_s[stage] > 0:
+                peers = builder.peers("data", replica)
+                synced = builder.add(
+                    _end_task(f"sync {stage}", rank, "data", "collective",
+                              float(end.sync_s[stage]), tuple(starts[p] for p in peers), stage)
+                )  # fmt: skip
+            waits = {synced, last} | ({builder.gate.pop(rank)} if rank in builder.gate else set())
+            updated = builder.add(
+                _end_task(f"optimizer {stage}", rank, "compute", "compute",
+                          float(end.optimizer_s[stage]), tuple(sorted(waits)), stage)
+            )  # fmt: skip
+            builder.last_compute[rank] = updated
+            if end.update_gather_s[stage] > 0:
+                builder.gate[rank] = builder.add(
+                    _end_task(f"gather {stage}", rank, "data", "collective",
+                              float(end.update_gather_s[stage]), (updated,), stage)
+                )  # fmt: skip
+
+
+def _end_task(
+    name: str,
+    rank: int,
+    stream: Stream,
+    kind: str,
+    duration_s: float,
+    depends_on: tuple[int, ...],
+    stage: int,
+) -> Task:
+    return Task(
+        name=name,
+        rank=rank,
+        stream=stream,
+        kind="collective" if kind == "collective" else "compute",
+        duration_s=duration_s,
+        depends_on=depends_on,
+        category="optimizer" if stream == "compute" else "data",
+        stage=stage,
+    )

@@ -1,0 +1,84 @@
+"""The logical grid of ranks and where its groups sit on the machine."""
+
+from dataclasses import dataclass
+
+from planner.strategy import Strategy
+from simulator.groups import Group, axis_group
+
+AXIS_ORDER = ("pp", "dp", "cp", "tp")
+"""Outermost to innermost: tensor groups sit closest, pipeline neighbours farthest, as in
+Megatron-LM (arXiv:2104.04473, section 3)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeshShape:
+    """Sizes of the mesh axes on nodes of ``devices_per_node``; ``ep`` reuses ``dp * cp`` ranks."""
+
+    pp: int
+    dp: int
+    cp: int
+    tp: int
+    ep: int
+    devices_per_node: int
+
+    @property
+    def stage_ranks(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.dp * self.cp * self.tp
+
+    def group(self, *axes: str) -> Group:
+        """Return the group that spans some axes.
+
+        Examples
+        --------
+        >>> mesh = MeshShape(pp=2, dp=4, cp=1, tp=8, ep=1, devices_per_node=8)
+        >>> mesh.group("tp").num_nodes, mesh.group("dp", "cp").num_nodes
+        (1, 4)
+        """
+        sizes = {"pp": self.pp, "dp": self.dp, "cp": self.cp, "tp": self.tp, "ep": self.ep}
+        strides = {"tp": 1, "cp": self.tp, "ep": self.tp, "dp": self.tp * self.cp,
+                   "pp": self.stage_ranks}  # fmt: skip
+        size = 1
+        for axis in axes:
+            size *= sizes[axis]
+        used = [axis for axis in axes if sizes[axis] > 1]
+        stride = min((strides[axis] for axis in used), default=1)
+        return axis_group(size=size, stride=stride, devices_per_node=self.devices_per_node)
+
+    def expert_data_group(self) -> Group:
+        """Return the ranks that hold the same experts."""
+        size = max(1, self.dp * self.cp // self.ep)
+        return axis_group(
+            size=size, stride=self.tp * self.ep, devices_per_node=self.devices_per_node
+        )
+
+    def neighbour_group(self) -> Group:
+        """Return a pair of neighbouring pipeline stages."""
+        return axis_group(
+            size=2, stride=self.stage_ranks, devices_per_node=self.devices_per_node
+        )
+
+
+def mesh_of(strategy: Strategy, *, devices_per_node: int) -> MeshShape:
+    """Return the mesh of a strategy."""
+    return MeshShape(
+        pp=strategy.pipeline_parallel_size,
+        dp=strategy.data_parallel_size,
+        cp=strategy.context_parallel_size,
+        tp=strategy.tensor_parallel_size,
+        ep=strategy.expert_parallel_size,
+        devices_per_node=devices_per_node,
+    )
+
+
+def mesh_axes(strategy: Strategy) -> tuple[tuple[str, int], ...]:
+    """Return the axes of a strategy that are larger than 1, outermost first.
+
+    Examples
+    --------
+    >>> mesh_axes(Strategy(data_parallel_size=2, tensor_parallel_size=4))
+    (('dp', 2), ('tp', 4))
+    """
+    mesh = mesh_of(strategy, devices_per_node=1)
+    sizes = {"pp": mesh.pp, "dp": mesh.dp, "cp": mesh.cp, "tp": mesh.tp}
+    return tuple((axis, sizes[axis]) for axis in AXIS_ORDER if sizes[axis] > 1)

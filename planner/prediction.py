@@ -1,0 +1,74 @@
+"""The numbers of one candidate under the names that other programs rely on (DESIGN section 7)."""
+
+from typing import Any
+
+from planner.evaluation import Evaluation
+from planner.graph_math import total_flops
+from planner.interval import step_time_interval
+from planner.problem import Problem
+from planner.stage_memory import MEMORY_TERMS
+
+SECONDS_PER_HOUR = 3600.0
+
+
+def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) -> dict[str, Any]:
+    """Return the ``simulate --json`` object.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is planned.
+    evaluation : Evaluation
+        The candidate.
+    step_time_s : float
+        Its step time: the engine's where it was replayed, else the closed form's [s].
+    """
+    workload, strategy = problem.workload, evaluation.strategy
+    devices = strategy.num_devices
+    model_flops = total_flops(
+        problem.graph, workload.global_batch_size, training=workload.is_training
+    )
+    peak = problem.cluster.device.peak_flops_per_s[workload.precision]
+    model_rate = model_flops / step_time_s / devices
+    hardware_rate = model_rate * _hardware_share(evaluation)
+    tokens = workload.global_batch_size * workload.sequence_length
+    breakdown = dict(evaluation.step.breakdown_s)
+    breakdown["bubble"] = max(0.0, breakdown["bubble"] + step_time_s - evaluation.step.step_time_s)
+    price = problem.cluster.price_usd_per_hour
+    cost = None if price is None else price * devices / problem.cluster.num_devices
+    low, high = step_time_interval(problem, evaluation, step_time_s=step_time_s)
+    return {
+        "strategy": str(strategy),
+        "layout": evaluation.layout.name,
+        "step_time_s": step_time_s,
+        "step_time_interval_s": [low, high],
+        "tokens_per_s": tokens / step_time_s,
+        "samples_per_s": workload.global_batch_size / step_time_s,
+        "model_flops_per_step": model_flops,
+        "model_flops_per_s_per_device": model_rate,
+        "hardware_flops_per_s_per_device": hardware_rate,
+        "mfu": model_rate / peak,
+        "hfu": hardware_rate / peak,
+        "peak_memory_bytes": evaluation.peak_bytes,
+        "peak_memory_bytes_per_stage": [float(b) for b in evaluation.memory.peak_bytes],
+        "memory_breakdown_bytes": {
+            term: evaluation.memory.breakdown_of_largest()[term] for term in MEMORY_TERMS
+        },
+        "memory_capacity_bytes": min(evaluation.capacity_bytes),
+        "fits": evaluation.fits,
+        "breakdown_s": breakdown,
+        "bubble_fraction": breakdown["bubble"] / step_time_s,
+        "num_devices": devices,
+        "num_microbatches": evaluation.num_microbatches,
+        "cost_usd_per_hour": cost,
+        "cost_usd_per_step": None if cost is None else cost * step_time_s / SECONDS_PER_HOUR,
+        "num_parameters": problem.graph.num_parameters,
+    }
+
+
+def _hardware_share(evaluation: Evaluation) -> float:
+    """Return executed over model FLOPs: 1 plus what is recomputed [1]."""
+    stages = evaluation.stages
+    if not evaluation.costs.is_training or stages.model_flops == 0:
+        return 1.0
+    return 1.0 + stages.recomputed_flops[evaluation.strategy.recompute] / stages.model_flops

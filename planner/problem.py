@@ -1,0 +1,226 @@
+"""What a search is about, and the prices that candidates share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.software import SoftwareProfile
+from planner.gradient_sync import SyncTimes, sync_times
+from planner.graph import ModelGraph
+from planner.item_costs import ItemCosts, item_costs, slowest
+from planner.layouts.evaluate import all_unit_terms
+from planner.layouts.solve import solve_layouts
+from planner.layouts.terms import LayoutSolution
+from planner.mesh import MeshShape
+from planner.stage_costs import StageCosts, stage_costs
+from planner.stages import stage_cuts
+from planner.state_memory import FP32_BYTES, StateBytes, state_bytes
+from planner.strategy import Sharding, Strategy
+from planner.workload import Workload
+
+MEMORY_WEIGHTS_S_PER_BYTE = (0.0, 1e-12, 1e-11, 1e-10)
+"""Lagrange weights on memory that give one layout each [s/B]; duplicates are dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """A model, a workload, a machine and a software stack."""
+
+    graph: ModelGraph
+    workload: Workload
+    cluster: Cluster
+    software: SoftwareProfile
+    limits: tuple[tuple[str, int], ...] = ()
+    """Counts that tensor parallelism must divide: (``num_attention_heads``, 32), ..."""
+
+    @property
+    def state(self) -> StateBytes:
+        """Bytes per parameter of this workload."""
+        return state_bytes(self.workload, software=self.software)
+
+    @property
+    def gradient_bytes(self) -> float:
+        """Bytes per gradient element on the wire [B]."""
+        if self.software.gradient_precision == "fp32" and self.software.master_weights:
+            return FP32_BYTES
+        return self.state.gradients
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutKey:
+    """What a layout on the tensor axis depends on."""
+
+    tp: int
+    cp: int
+    ep: int
+    microbatch_size: int
+    sequence_parallel: bool
+    mixed: bool
+
+
+def layout_key(strategy: Strategy) -> LayoutKey:
+    """Return the part of a strategy that layouts depend on."""
+    return LayoutKey(
+        tp=strategy.tensor_parallel_size,
+        cp=strategy.context_parallel_size,
+        ep=strategy.expert_parallel_size,
+        microbatch_size=strategy.microbatch_size,
+        sequence_parallel=strategy.sequence_parallel,
+        mixed=strategy.layout == "mixed",
+    )
+
+
+@dataclass(kw_only=True)
+class PriceBook:
+    """Prices computed once in a search; lives as long as the search does."""
+
+    problem: Problem
+    _layouts: dict[LayoutKey, tuple[LayoutSolution, ...]] = field(default_factory=dict)
+    _items: dict[tuple[object, ...], ItemCosts] = field(default_factory=dict)
+    _stages: dict[tuple[object, ...], StageCosts] = field(default_factory=dict)
+    _syncs: dict[tuple[object, ...], SyncTimes] = field(default_factory=dict)
+
+    def layouts(self, strategy: Strategy) -> tuple[LayoutSolution, ...]:
+        """Return the layouts worth trying for a strategy, cheapest in time first."""
+        key = layout_key(strategy)
+        if key not in self._layouts:
+            problem = self.problem
+            replicas = strategy.data_parallel_size
+            local = strategy.microbatch_size * replicas
+            self._layouts[key] = solve_layouts(
+                problem.graph,
+                tensor_parallel_size=key.tp,
+                context_parallel_size=key.cp,
+                expert_parallel_size=key.ep,
+                microbatch_size=key.microbatch_size,
+                num_microbatches=max(1, problem.workload.global_batch_size // local),
+                data_parallel_size=replicas,
+                workload=problem.workload,
+                cluster=problem.cluster,
+                software=problem.software,
+                sequence_parallel=key.sequence_parallel,
+                allow_batch=key.mixed,
+                memory_weights=MEMORY_WEIGHTS_S_PER_BYTE if key.tp > 1 else (0.0,),
+            )
+        return self._layouts[key]
+
+    def items(
+        self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape, device: DeviceProfile
+    ) -> ItemCosts:
+        """Return item costs on one kind of device."""
+        number = self.layouts(strategy).index(layout)
+        key = (layout_key(strategy), number, device.name)
+        if key not in self._items:
+            problem = self.problem
+            cluster = _as_if_all(problem.cluster, device)
+            terms = all_unit_terms(
+                problem.graph,
+                layout=layout,
+                context_parallel_size=mesh.cp,
+                expert_parallel_size=mesh.ep,
+                microbatch_size=strategy.microbatch_size,
+                workload=problem.workload,
+                cluster=cluster,
+                software=problem.software,
+            )
+            self._items[key] = item_costs(
+                problem.graph, terms, layout=layout, mesh=mesh, cluster=cluster,
+                software=problem.software,
+            )  # fmt: skip
+        return self._items[key]
+
+    def stages(
+        self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape
+    ) -> StageCosts:
+        """Return stage costs; on mixed clusters each stage runs on the devices it is placed on."""
+        number = self.layouts(strategy).index(layout)
+        num_stages = mesh.pp * strategy.virtual_stages
+        key = (layout_key(strategy), number, num_stages, mesh.pp, mesh.stage_ranks)
+        if key not in self._stages:
+            per_rank = [
+                slowest([self.items(strategy, layout, mesh=mesh, device=d) for d in devices])
+                for devices in self._devices_of_stages(mesh)
+            ]
+            self._stages[key] = _assemble(
+                self.problem.graph, per_rank, num_stages=num_stages, pipeline_size=mesh.pp
+            )
+        return self._stages[key]
+
+    def _devices_of_stages(self, mesh: MeshShape) -> list[list[DeviceProfile]]:
+        cluster = self.problem.cluster
+        if not cluster.is_mixed:
+            return [[cluster.device]] * mesh.pp
+        size = mesh.stage_ranks
+        return [
+            list({d.name: d for d in map(cluster.device_of, range(r * size, (r + 1) * size))}.values())
+            for r in range(mesh.pp)
+        ]
+
+    def capacity_bytes(self, mesh: MeshShape) -> list[float]:
+        """Return the smallest device memory of each pipeline rank [B]."""
+        return [
+            min(device.memory_bytes for device in devices)
+            for devices in self._devices_of_stages(mesh)
+        ]
+
+    def sync(
+        self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape, sharding: Sharding
+    ) -> SyncTimes:
+        """Return gradient synchronisation per stage."""
+        number = self.layouts(strategy).index(layout)
+        num_stages = mesh.pp * strategy.virtual_stages
+        key = (layout_key(strategy), number, num_stages, mesh, sharding)
+        if key not in self._syncs:
+            problem = self.problem
+            self._syncs[key] = sync_times(
+                self.stages(strategy, layout, mesh=mesh),
+                mesh=mesh,
+                sharding=sharding,
+                state=problem.state,
+                gradient_bytes=problem.gradient_bytes,
+                cluster=problem.cluster,
+                software=problem.software,
+            )
+        return self._syncs[key]
+
+
+def _as_if_all(cluster: Cluster, device: DeviceProfile) -> Cluster:
+    """Return the cluster with one kind of device everywhere."""
+    if not cluster.is_mixed:
+        return cluster
+    groups = tuple(replace(group, device=device) for group in cluster.node_groups)
+    return replace(cluster, node_groups=groups)
+
+
+def _assemble(
+    graph: ModelGraph, per_rank: list[ItemCosts], *, num_stages: int, pipeline_size: int
+) -> StageCosts:
+    """Return stage costs where stage ``i`` takes its times from rank ``i % p``."""
+    first = per_rank[0]
+    total = first.forward_s + first.backward_s + first.comm_s("forward") + first.comm_s("backward")
+    if all(costs is first for costs in per_rank):
+        return stage_costs(first, stage_cuts(graph, total, num_stages=num_stages))
+    speeds = np.array([1.0 / (c.forward_s.sum() + c.backward_s.sum()) for c in per_rank])
+    speeds = np.tile(speeds / speeds.max(), num_stages // pipeline_size)
+    cuts = stage_cuts(graph, total, num_stages=num_stages, stage_speed=speeds)
+    variants = [stage_costs(costs, cuts) for costs in per_rank]
+    picks = np.arange(num_stages) % pipeline_size
+
+    def choose(values: list[np.ndarray]) -> np.ndarray:
+        return np.array([values[rank][stage] for stage, rank in enumerate(picks)])
+
+    base = variants[0]
+    compute: Mapping[str, np.ndarray] = {
+        mode: choose([v.backward_compute_s[mode] for v in variants])
+        for mode in base.backward_compute_s
+    }
+    return replace(
+        base,
+        forward_s=choose([v.forward_s for v in variants]),
+        forward_compute_s=choose([v.forward_compute_s for v in variants]),
+        backward_s={m: choose([v.backward_s[m] for v in variants]) for m in base.backward_s},
+        backward_compute_s=compute,
+    )

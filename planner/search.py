@@ -1,0 +1,333 @@
+"""Enumerate, reject with reasons, score by the closed form, replay the finalists, rank."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from planner.baselines import Baseline, find_baselines
+from planner.errors import NoFeasiblePlanError, StrategyError
+from planner.evaluation import Evaluation, evaluate
+from planner.feasibility import find_rejection
+from planner.layouts.terms import LayoutSolution
+from planner.problem import PriceBook, Problem
+from planner.replay import replay_step_time
+from planner.space import Core, cores, divisors, microbatch_sizes, recomputes, strategies_of
+from planner.strategy import Strategy, check_strategy
+
+Objective = Literal["time", "cost", "devices"]
+NUM_FINALISTS = 16
+CLASS_MARGIN = 1.15
+"""The best two of every class within this factor of the leader are replayed too."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranked:
+    """A candidate with its final step time."""
+
+    evaluation: Evaluation
+    step_time_s: float
+    """By the engine where ``replayed``, else by the closed form [s]."""
+    replayed: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchResult:
+    """What a search found."""
+
+    book: PriceBook
+    best: Ranked
+    ranked: tuple[Ranked, ...]
+    """Feasible candidates, best first, one per distinct program."""
+    baselines: tuple[Baseline, ...]
+    num_candidates: int
+    rejected: dict[str, int]
+    search_time_s: float
+    objective: Objective
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What the enumeration saw."""
+
+    num_candidates: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    first_message: dict[str, str] = field(default_factory=dict)
+    nearest: Evaluation | None = None
+    fitting: list[Evaluation] = field(default_factory=list)
+
+    def reject(self, reason: str, message: str, count: int = 1) -> None:
+        self.num_candidates += count
+        self.rejected[reason] += count
+        self.first_message.setdefault(reason, message)
+
+
+def search(
+    problem: Problem,
+    *,
+    fixed: dict[str, Any] | None = None,
+    objective: Objective = "time",
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Return the best plan's ingredients, the ranking and the baselines.
+
+    Parameters
+    ----------
+    problem : Problem
+        Model, workload, cluster and software.
+    fixed : dict, optional
+        Fields of :class:`planner.strategy.Strategy` that the user fixes.
+    objective : str
+        ``time`` (shortest step on the whole cluster), ``cost`` (cheapest step) or ``devices``
+        (fewest devices on which it fits).
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    NoFeasiblePlanError
+        If every candidate is rejected; the message counts reasons and names the nearest.
+    """
+    started = time.perf_counter()
+    fixed = fixed or {}
+    book = PriceBook(problem=problem)
+    tally = _Tally()
+    for num_devices in _device_counts(problem, objective=objective, fixed=fixed):
+        _score_all(book, tally, num_devices=num_devices, fixed=fixed, progress=progress)
+        if tally.fitting and objective != "cost":
+            break
+    if not tally.fitting:
+        raise NoFeasiblePlanError(_nothing_fits(problem, tally))
+    ranked = _rank(tally.fitting, objective=objective, progress=progress)
+    baselines = find_baselines(book, num_devices=ranked[0].evaluation.strategy.num_devices)
+    ranked = _with_baselines(ranked, baselines, objective=objective, fixed=fixed)
+    return SearchResult(
+        book=book,
+        best=ranked[0],
+        ranked=tuple(ranked),
+        baselines=baselines,
+        num_candidates=tally.num_candidates,
+        rejected=dict(sorted(tally.rejected.items())),
+        search_time_s=time.perf_counter() - started,
+        objective=objective,
+    )
+
+
+def _device_counts(
+    problem: Problem, *, objective: Objective, fixed: dict[str, Any]
+) -> Iterator[int]:
+    """Yield numbers of devices to try: all first for time, few first for devices."""
+    have = problem.cluster.num_devices
+    sizes = ("data", "tensor", "pipeline", "context")
+    if all(f"{name}_parallel_size" in fixed for name in sizes):
+        yield Strategy(**{k: v for k, v in fixed.items() if k.endswith("_parallel_size")}).num_devices
+        return
+    whole_nodes = problem.cluster.devices_per_node
+    counts = {count for count in divisors(have) if count <= whole_nodes or count % whole_nodes == 0}
+    counts |= {2**i for i in range(have.bit_length()) if 2**i <= have}
+    yield from sorted(counts, reverse=objective == "time")
+
+
+def _score_all(
+    book: PriceBook,
+    tally: _Tally,
+    *,
+    num_devices: int,
+    fixed: dict[str, Any],
+    progress: Progress | None,
+) -> None:
+    problem = book.problem
+    all_cores = list(cores(problem, num_devices=num_devices, fixed=fixed))
+    sizes = microbatch_sizes(problem, fixed=fixed)
+    for number, core in enumerate(all_cores):
+        for size in sizes:
+            if progress is not None:
+                progress(f"tp={core.tensor_parallel_size} microbatch={size}", number, len(all_cores))
+            options = _valid(problem, core, tally, size=size, num_devices=num_devices, fixed=fixed)
+            if options and not _score_core(book, tally, options, fixed=fixed):
+                break
+
+
+def _valid(
+    problem: Problem,
+    core: Core,
+    tally: _Tally,
+    *,
+    size: int,
+    num_devices: int,
+    fixed: dict[str, Any],
+) -> list[Strategy]:
+    valid = []
+    for strategy in strategies_of(
+        problem, core, microbatch_size=size, num_devices=num_devices, fixed=fixed
+    ):
+        try:
+            rejection = find_rejection(problem, check_strategy(strategy))
+        except StrategyError as error:
+            tally.reject("contradiction", str(error))
+            continue
+        if rejection is not None:
+            tally.reject(rejection.reason, rejection.message)
+        else:
+            valid.append(strategy)
+    return valid
+
+
+def _score_core(
+    book: PriceBook, tally: _Tally, options: list[Strategy], *, fixed: dict[str, Any]
+) -> bool:
+    """Score strategies that share layouts; return whether any fits (larger microbatches then may)."""
+    modes = recomputes(book.problem, fixed=fixed)
+    any_fits = False
+    for strategy in options:
+        for layout in book.layouts(strategy):
+            evaluation = _first_fitting(book, tally, strategy, layout, modes)
+            if evaluation is not None:
+                any_fits = True
+                tally.fitting.append(evaluation)
+    return any_fits
+
+
+def _first_fitting(
+    book: PriceBook,
+    tally: _Tally,
+    strategy: Strategy,
+    layout: LayoutSolution,
+    modes: list[Any],
+) -> Evaluation | None:
+    """Return the candidate with the least recomputation that fits: more is never faster."""
+    for mode in modes:
+        evaluation = evaluate(book, replace(strategy, recompute=mode), layout)
+        if evaluation.fits:
+            tally.num_candidates += 1
+            return evaluation
+        tally.reject("memory", f"'{evaluation.strategy}' does not fit")
+        nearest = tally.nearest
+        if nearest is None or evaluation.overflow_bytes < nearest.overflow_bytes:
+            tally.nearest = evaluation
+    return None
+
+
+def _order(evaluation: Evaluation, step_time_s: float, objective: Objective) -> tuple[Any, ...]:
+    """Return the sort key: objective, then time, then the plainer strategy."""
+    strategy = evaluation.strategy
+    devices = strategy.num_devices
+    first = {"time": 0.0, "cost": step_time_s * devices, "devices": float(devices)}[objective]
+    plainness = (
+        strategy.pipeline_parallel_size,
+        strategy.tensor_parallel_size,
+        strategy.context_parallel_size,
+        strategy.expert_parallel_size,
+        strategy.virtual_stages,
+        ("none", "optimizer", "gradients", "parameters").index(strategy.sharding),
+        strategy.sequence_parallel,
+        -strategy.microbatch_size,
+    )
+    return (round(first, 9), float(f"{step_time_s:.6g}"), plainness, str(strategy))
+
+
+def _rank(
+    fitting: list[Evaluation], *, objective: Objective, progress: Progress | None
+) -> list[Ranked]:
+    scored = sorted(fitting, key=lambda e: _order(e, e.step.step_time_s, objective))
+    finalists = _finalists(_distinct(scored))
+    chosen = {id(e) for e in finalists}
+    ranked = []
+    for number, evaluation in enumerate(finalists):
+        if progress is not None:
+            progress("replaying finalists", number, len(finalists))
+        ranked.append(
+            Ranked(
+                evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
+            )
+        )
+    ranked.sort(key=lambda r: _order(r.evaluation, r.step_time_s, objective))
+    rest = [
+        Ranked(evaluation=e, step_time_s=e.step.step_time_s, replayed=False)
+        for e in _distinct(scored)
+        if id(e) not in chosen
+    ]
+    return ranked + rest
+
+
+def _distinct(scored: list[Evaluation]) -> list[Evaluation]:
+    """Keep the first of candidates that differ only in flags without effect."""
+    seen: set[tuple[Any, ...]] = set()
+    kept = []
+    for evaluation in scored:
+        key = (
+            f"{evaluation.step.step_time_s:.9g}",
+            f"{evaluation.peak_bytes:.9g}",
+            evaluation.strategy.num_devices,
+            evaluation.mesh,
+        )
+        if key not in seen:
+            seen.add(key)
+            kept.append(evaluation)
+    return kept
+
+
+def _finalists(scored: list[Evaluation]) -> list[Evaluation]:
+    leader = scored[0].step.step_time_s
+    chosen = scored[:NUM_FINALISTS]
+    counts: Counter[tuple[Any, ...]] = Counter(_class_of(e) for e in chosen)
+    for evaluation in scored[NUM_FINALISTS:]:
+        if evaluation.step.step_time_s > CLASS_MARGIN * leader:
+            continue
+        if counts[_class_of(evaluation)] < 2:  # noqa: PLR2004
+            counts[_class_of(evaluation)] += 1
+            chosen.append(evaluation)
+    return chosen
+
+
+def _class_of(evaluation: Evaluation) -> tuple[Any, ...]:
+    pp, m = evaluation.mesh.pp, evaluation.num_microbatches
+    return (
+        evaluation.strategy.schedule,
+        (m >= pp) + (m >= 4 * pp),
+        evaluation.strategy.sharding == "parameters",
+    )
+
+
+def _with_baselines(
+    ranked: list[Ranked],
+    baselines: tuple[Baseline, ...],
+    *,
+    objective: Objective,
+    fixed: dict[str, Any],
+) -> list[Ranked]:
+    """Merge fitting baselines, so that the answer is never worse than one that was scored."""
+    if fixed or objective != "time":
+        return ranked
+    known = {str(r.evaluation.strategy) for r in ranked if r.replayed}
+    extra = [
+        Ranked(evaluation=b.evaluation, step_time_s=b.step_time_s, replayed=True)
+        for b in baselines
+        if b.evaluation is not None
+        and b.evaluation.fits
+        and str(b.evaluation.strategy) not in known
+    ]
+    replayed = [r for r in ranked if r.replayed] + extra
+    replayed.sort(key=lambda r: _order(r.evaluation, r.step_time_s, objective))
+    return replayed + [r for r in ranked if not r.replayed]
+
+
+def _nothing_fits(problem: Problem, tally: _Tally) -> str:
+    total = sum(tally.rejected.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.rejected.items()))
+    head = (
+        f"no feasible plan for {problem.graph.name} on {problem.cluster.name}: "
+        f"{total} of {total} strategies rejected ({reasons or 'none could be built'})"
+    )
+    nearest = tally.nearest
+    if nearest is None:
+        examples = "; ".join(tally.first_message.values())
+        return f"{head}; {examples}" if examples else head
+    capacity = min(nearest.capacity_bytes)
+    return (
+        f"{head}; the nearest, '{nearest.strategy}', needs {nearest.peak_bytes / 1e9:.1f} GB of "
+        f"{capacity / 1e9:.1f} GB per device; try more devices, a larger device, a smaller "
+        "--seq-len or a leaner --optimizer"
+    )

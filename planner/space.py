@@ -1,0 +1,189 @@
+"""The strategy space: every way to factor the devices that a problem and the user allow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from planner.feasibility import num_experts
+from planner.problem import Problem
+from planner.strategy import Recompute, Schedule, Sharding, Strategy
+
+MAX_TENSOR_NODES = 1
+"""Tensor groups stay inside this many nodes unless the user fixes ``tp``: every layer waits for
+them (arXiv:2104.04473, section 3.2, takeaway 1)."""
+MAX_TENSOR_SIZE = 64
+MAX_MICROBATCH = 512
+MIN_CONTEXT_LENGTH = 8192
+"""Context parallelism is tried from this sequence length on, or where the user fixes ``cp``."""
+MAX_CONTEXT_SIZE = 16
+MAX_VIRTUAL_STAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Core:
+    """The part of a strategy that decides layouts; cores are enumerated outside, flags inside."""
+
+    tensor_parallel_size: int
+    context_parallel_size: int
+    expert_parallel_size: int
+    sequence_parallel: bool
+    layout: str
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a positive number in increasing order.
+
+    Examples
+    --------
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
+
+
+def cores(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> Iterator[Core]:
+    """Yield the cores for a number of devices, in a fixed order."""
+    for tp in _tensor_sizes(problem, num_devices=num_devices, fixed=fixed):
+        for cp in _context_sizes(problem, num_devices=num_devices // tp, fixed=fixed):
+            for ep in _expert_sizes(problem, num_devices=num_devices // tp, fixed=fixed):
+                for layout, parallel in _layouts(problem, tp=tp, fixed=fixed):
+                    yield Core(
+                        tensor_parallel_size=tp,
+                        context_parallel_size=cp,
+                        expert_parallel_size=ep,
+                        sequence_parallel=parallel,
+                        layout=layout,
+                    )
+
+
+def _tensor_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> list[int]:
+    if "tensor_parallel_size" in fixed:
+        return [fixed["tensor_parallel_size"]]
+    domain = min(problem.cluster.devices_per_node * MAX_TENSOR_NODES, MAX_TENSOR_SIZE)
+    return [tp for tp in divisors(num_devices) if tp <= domain]
+
+
+def _context_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> list[int]:
+    if "context_parallel_size" in fixed:
+        return [fixed["context_parallel_size"]]
+    if not problem.graph.sequence_labels or problem.graph.sequence_length < MIN_CONTEXT_LENGTH:
+        return [1]
+    return [cp for cp in divisors(num_devices) if cp <= MAX_CONTEXT_SIZE]
+
+
+def _expert_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> list[int]:
+    if "expert_parallel_size" in fixed:
+        return [fixed["expert_parallel_size"]]
+    experts = num_experts(problem)
+    if experts is None:
+        return [1]
+    return [ep for ep in divisors(experts) if num_devices % ep == 0]
+
+
+def _layouts(
+    problem: Problem, *, tp: int, fixed: dict[str, Any]
+) -> list[tuple[str, bool]]:
+    if tp == 1:
+        return [("tensor", False)]
+    sequence = bool(problem.graph.sequence_labels) and problem.graph.sequence_length % tp == 0
+    found = [("tensor", True)] if sequence else []
+    found += [("tensor", False), ("mixed", False)]
+    return [
+        (layout, parallel)
+        for layout, parallel in found
+        if fixed.get("layout", layout) == layout
+        and fixed.get("sequence_parallel", parallel) == parallel
+    ]
+
+
+def microbatch_sizes(problem: Problem, *, fixed: dict[str, Any]) -> list[int]:
+    """Return the microbatch sizes worth trying, in increasing order."""
+    if "microbatch_size" in fixed:
+        return [fixed["microbatch_size"]]
+    return [d for d in divisors(problem.workload.global_batch_size) if d <= MAX_MICROBATCH]
+
+
+def pipeline_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> list[int]:
+    """Return the pipeline sizes that divide what the core leaves of the devices."""
+    if "pipeline_parallel_size" in fixed:
+        return [fixed["pipeline_parallel_size"]]
+    items = sum(unit.count for unit in problem.graph.units)
+    return [pp for pp in divisors(num_devices) if pp <= items]
+
+
+def schedules(
+    problem: Problem, *, pipeline_size: int, fixed: dict[str, Any]
+) -> list[tuple[Schedule, int]]:
+    """Return (schedule, virtual stages) worth trying for a pipeline size.
+
+    ``gpipe`` takes as long as ``1f1b`` and holds more activations, so it is tried only where the
+    user fixes it.
+    """
+    if pipeline_size == 1 or not problem.workload.is_training:
+        return [(fixed.get("schedule", "1f1b"), fixed.get("virtual_stages", 1))]
+    repeats = max(unit.count for unit in problem.graph.units)
+    chunks = [
+        v
+        for v in divisors(max(1, repeats // pipeline_size))
+        if 1 < v <= MAX_VIRTUAL_STAGES and repeats % (pipeline_size * v) == 0
+    ]
+    found: list[tuple[Schedule, int]] = [("1f1b", 1), *(("interleaved", v) for v in chunks)]
+    if "schedule" in fixed or "virtual_stages" in fixed:
+        if fixed.get("schedule") == "gpipe":
+            found = [("gpipe", 1)]
+        if "virtual_stages" in fixed and fixed["virtual_stages"] > 1:
+            found = [("interleaved", fixed["virtual_stages"])]
+        found = [
+            (schedule, v)
+            for schedule, v in found
+            if fixed.get("schedule", schedule) == schedule and fixed.get("virtual_stages", v) == v
+        ]
+    return found
+
+
+def shardings(
+    problem: Problem, *, replicas: int, fixed: dict[str, Any]
+) -> list[Sharding]:
+    """Return the shardings worth trying for a number of replicas."""
+    if "sharding" in fixed:
+        return [fixed["sharding"]]
+    if replicas == 1:
+        return ["none"]
+    if not problem.workload.is_training:
+        return ["none", "parameters"]
+    return ["none", "optimizer", "gradients", "parameters"]
+
+
+def recomputes(problem: Problem, *, fixed: dict[str, Any]) -> list[Recompute]:
+    """Return recomputation modes, fastest first."""
+    if "recompute" in fixed:
+        return [fixed["recompute"]]
+    return ["none", "selective", "full"] if problem.workload.is_training else ["none"]
+
+
+def strategies_of(
+    problem: Problem,
+    core: Core,
+    *,
+    microbatch_size: int,
+    num_devices: int,
+    fixed: dict[str, Any],
+) -> Iterator[Strategy]:
+    """Yield strategies of a core, without recomputation, in a fixed order."""
+    left = num_devices // (core.tensor_parallel_size * core.context_parallel_size)
+    for pp in pipeline_sizes(problem, num_devices=left, fixed=fixed):
+        dp = fixed.get("data_parallel_size", max(1, left // pp))
+        for schedule, chunks in schedules(problem, pipeline_size=pp, fixed=fixed):
+            for sharding in shardings(
+                problem, replicas=dp * core.context_parallel_size, fixed=fixed
+            ):
+                base = Strategy(
+                    data_parallel_size=dp,
+                    pipeline_parallel_size=pp,
+                    microbatch_size=microbatch_size,
+                    schedule=schedule,
+                    virtual_stages=chunks,
+                    sharding=sharding,
+                )
+                yield replace(base, **{f.name: getattr(core, f.name) for f in fields(core)})

@@ -1,0 +1,110 @@
+"""Costs of pipeline stages: item costs summed between cuts, for each way to recompute."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.item_costs import GradientKey, ItemCosts
+from planner.strategy import Recompute
+
+Floats = NDArray[np.float64]
+RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StageCosts:
+    """Arrays over virtual stages in pipeline order, for one microbatch on one rank."""
+
+    starts: NDArray[np.int64]
+    """First item of each stage."""
+    forward_s: Floats
+    """With exposed communication [s]."""
+    backward_s: Mapping[Recompute, Floats]
+    """With exposed communication and recomputation [s]."""
+    forward_compute_s: Floats
+    backward_compute_s: Mapping[Recompute, Floats]
+    forward_comm_s: Mapping[str, Floats]
+    """Category -> exposed communication [s]."""
+    backward_comm_s: Mapping[Recompute, Mapping[str, Floats]]
+    saved_bytes: Mapping[Recompute, Floats]
+    """Per microbatch in flight [B]."""
+    transient_bytes: Mapping[Recompute, Floats]
+    """Largest item's workspace, and under full recomputation what one item saves again [B]."""
+    entry_bytes: Floats
+    """What a stage receives from the one before it [B]."""
+    parameters: Mapping[GradientKey, Floats]
+    model_flops: float
+    """Forward and backward of all stages on one rank each, without recomputation [FLOP]."""
+    recomputed_flops: Mapping[Recompute, float]
+    largest_item_parameters: Floats
+    """Elements of the largest item of each stage: what sharded data parallelism gathers [1]."""
+
+    @property
+    def num_stages(self) -> int:
+        """Number of virtual stages."""
+        return len(self.starts)
+
+    def total_parameters(self) -> Floats:
+        """Return elements held by one rank per stage."""
+        return sum(self.parameters.values(), np.zeros(self.num_stages))
+
+
+def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
+    """Return stage costs for cuts before the items ``starts``."""
+
+    def add(values: Floats) -> Floats:
+        return np.add.reduceat(values, starts)
+
+    def largest(values: Floats) -> Floats:
+        return np.maximum.reduceat(values, starts)
+
+    extra_compute: dict[Recompute, Floats] = {
+        "none": np.zeros(len(starts)),
+        "selective": add(items.selective_s),
+        "full": add(items.forward_s),
+    }
+    backward_compute = {mode: add(items.backward_s) + extra_compute[mode] for mode in RECOMPUTE_MODES}
+    forward_comm = {category: add(values) for category, values in items.forward_comm_s.items()}
+    backward_comm: dict[Recompute, dict[str, Floats]] = {
+        mode: {
+            category: add(values) + (forward_comm[category] if mode == "full" else 0.0)
+            for category, values in items.backward_comm_s.items()
+        }
+        for mode in RECOMPUTE_MODES
+    }
+    zero = np.zeros(len(starts))
+    return StageCosts(
+        starts=starts,
+        forward_s=add(items.forward_s) + sum(forward_comm.values(), zero),
+        backward_s={
+            mode: backward_compute[mode] + sum(backward_comm[mode].values(), zero)
+            for mode in RECOMPUTE_MODES
+        },
+        forward_compute_s=add(items.forward_s),
+        backward_compute_s=backward_compute,
+        forward_comm_s=forward_comm,
+        backward_comm_s=backward_comm,
+        saved_bytes={
+            "none": add(items.saved_bytes),
+            "selective": add(items.selective_saved_bytes),
+            "full": add(items.boundary_bytes),
+        },
+        transient_bytes={
+            "none": largest(items.workspace_bytes),
+            "selective": largest(
+                items.workspace_bytes + items.saved_bytes - items.selective_saved_bytes
+            ),
+            "full": largest(items.workspace_bytes + items.saved_bytes),
+        },
+        entry_bytes=items.boundary_bytes[starts],
+        parameters={key: add(values) for key, values in items.parameters.items()},
+        model_flops=float((items.forward_flops + items.backward_flops).sum()),
+        recomputed_flops={
+            "none": 0.0,
+            "selective": float(items.selective_flops.sum()),
+            "full": float(items.forward_flops.sum()),
+        },
+        largest_item_parameters=largest(items.total_parameters()),
+    )

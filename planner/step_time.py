@@ -1,0 +1,271 @@
+"""The closed form of a step: pipeline, synchronisation, optimizer and stragglers, per candidate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.gradient_sync import SyncTimes, sync_group
+from planner.mesh import MeshShape
+from planner.stage_costs import StageCosts
+from planner.stage_memory import per_rank_sum
+from planner.state_memory import StateBytes
+from planner.strategy import Recompute, Schedule, Sharding
+from planner.workload import OPTIMIZER_STATE_BYTES, Workload
+from simulator.closed_form import pipeline_time_s
+from simulator.collectives import collective_time
+from simulator.operators import operator_time
+from simulator.work import Work
+
+Floats = NDArray[np.float64]
+BREAKDOWN_TERMS = (
+    "compute",
+    "tensor",
+    "data",
+    "pipeline",
+    "context",
+    "expert",
+    "bubble",
+    "optimizer",
+    "input",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ActionTimes:
+    """Duration of one forward and one backward of each virtual stage, and what it consists of."""
+
+    forward_compute_s: Floats
+    backward_compute_s: Floats
+    forward_comm_s: Mapping[str, Floats]
+    """Category -> exposed communication, ``data`` for gathered weights [s]."""
+    backward_comm_s: Mapping[str, Floats]
+    transfer_s: float
+    """One transfer between neighbouring stages; its exposed part also blocks the sender and is in
+    the ``pipeline`` communication [s]."""
+    blocking_s: float
+    """That exposed part [s]."""
+
+    @property
+    def forward_s(self) -> Floats:
+        """Forward of each stage with exposed communication [s]."""
+        return sum(self.forward_comm_s.values(), self.forward_compute_s)
+
+    @property
+    def backward_s(self) -> Floats:
+        """Backward of each stage with exposed communication [s]."""
+        return sum(self.backward_comm_s.values(), self.backward_compute_s)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EndTimes:
+    """What follows the last backward of each virtual stage, once per step."""
+
+    sync_s: Floats
+    """Gradient reduction, hidden part included [s]."""
+    sync_hidden_s: Floats
+    """How much of it may hide under the last backward [s]."""
+    optimizer_s: Floats
+    update_gather_s: Floats
+    """Exposed all-gather of updated weights [s]."""
+
+
+def transfer_time(stages: StageCosts, *, mesh: MeshShape, cluster: Cluster) -> float:
+    """Return the time of the largest transfer between neighbouring stages [s]."""
+    if mesh.pp == 1:
+        return 0.0
+    return collective_time(
+        "send", float(stages.entry_bytes[1:].max()), group=mesh.neighbour_group(), cluster=cluster
+    )
+
+
+def action_times(
+    stages: StageCosts,
+    sync: SyncTimes,
+    *,
+    recompute: Recompute,
+    sharding: Sharding,
+    mesh: MeshShape,
+    transfer_s: float,
+    software: SoftwareProfile,
+    is_training: bool,
+) -> ActionTimes:
+    """Return the durations of forwards and backwards of every stage.
+
+    Sharded weights are gathered before each use. Without a pipeline torch gathers again in backward
+    and reduces each microbatch; with one it gathers once per microbatch and reduces once per step
+    (``fully_shard`` under ``torch.distributed.pipelining``).
+    """
+    forward_compute = stages.forward_compute_s
+    backward_compute = stages.backward_compute_s[recompute] if is_training else 0 * forward_compute
+    forward_comm = dict(stages.forward_comm_s)
+    backward_comm = dict(stages.backward_comm_s[recompute]) if is_training else {}
+    slower = software.compute_slowdown - 1.0
+    if sharding == "parameters":
+        exposed, hidden = _hide(sync.gather_s, software.overlap_parameter_gather * forward_compute)
+        forward_comm["data"] = exposed
+        forward_compute = forward_compute + slower * hidden
+    if mesh.pp == 1 and is_training and sharding in ("gradients", "parameters"):
+        moved = sync.scatter_s + (sync.gather_s if sharding == "parameters" else 0.0)
+        exposed, hidden = _hide(moved, software.overlap_gradient_sync * backward_compute)
+        backward_comm["data"] = exposed
+        backward_compute = backward_compute + slower * hidden
+    blocking = transfer_s * (1.0 - software.overlap_pipeline)
+    if mesh.pp > 1:
+        sends = np.full(stages.num_stages, blocking)
+        forward_comm["pipeline"] = np.concatenate((sends[:-1], [0.0]))
+        if is_training:
+            backward_comm["pipeline"] = np.concatenate(([0.0], sends[1:]))
+    return ActionTimes(
+        forward_compute_s=forward_compute,
+        backward_compute_s=backward_compute,
+        forward_comm_s=forward_comm,
+        backward_comm_s=backward_comm,
+        transfer_s=transfer_s,
+        blocking_s=blocking,
+    )
+
+
+def _hide(moved_s: Floats, budget_s: Floats) -> tuple[Floats, Floats]:
+    hidden = np.minimum(moved_s, budget_s)
+    return moved_s - hidden, hidden
+
+
+def end_times(
+    stages: StageCosts,
+    sync: SyncTimes,
+    actions: ActionTimes,
+    *,
+    sharding: Sharding,
+    mesh: MeshShape,
+    state: StateBytes,
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> EndTimes:
+    """Return what each stage still does after its last backward."""
+    zero = np.zeros(stages.num_stages)
+    if not workload.is_training:
+        return EndTimes(sync_s=zero, sync_hidden_s=zero, optimizer_s=zero, update_gather_s=zero)
+    synced_in_backward = mesh.pp == 1 and sharding in ("gradients", "parameters")
+    reduction = zero if synced_in_backward else sync.gradient_s
+    hidden = np.minimum(reduction, software.overlap_gradient_sync * actions.backward_compute_s)
+    update, _ = _hide(
+        sync.update_gather_s, software.overlap_parameter_gather * actions.forward_compute_s
+    )
+    return EndTimes(
+        sync_s=reduction,
+        sync_hidden_s=hidden,
+        optimizer_s=_optimizer_s(
+            stages, mesh=mesh, sharding=sharding, state=state, workload=workload,
+            cluster=cluster, software=software,
+        ),
+        update_gather_s=update,
+    )  # fmt: skip
+
+
+def _optimizer_s(
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    sharding: Sharding,
+    state: StateBytes,
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> Floats:
+    """Return the time of the update: gradients read, state read and written, weights written [s]."""
+    elements = np.zeros(stages.num_stages)
+    for key, parameters in stages.parameters.items():
+        group, replicated = sync_group(key, mesh)
+        elements += parameters / (1 if sharding == "none" or replicated else group.num_ranks)
+    kept = OPTIMIZER_STATE_BYTES[workload.optimizer]
+    per_element = state.gradients + 2.0 * max(state.optimizer, kept) + 2.0 * state.parameters
+    return np.array(
+        [
+            operator_time(
+                Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
+                device=cluster.device,
+                software=software,
+            )
+            for n in elements
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """A step by the closed form, with the breakdown of its busiest pipeline rank."""
+
+    step_time_s: float
+    breakdown_s: Mapping[str, float]
+    """By :data:`BREAKDOWN_TERMS`; adds up to ``step_time_s`` [s]."""
+    bottleneck_rank: int
+
+
+def step_time(
+    actions: ActionTimes,
+    end: EndTimes,
+    *,
+    schedule: Schedule,
+    mesh: MeshShape,
+    num_microbatches: int,
+    num_nodes: int,
+    software: SoftwareProfile,
+) -> StepTime:
+    r"""Return the closed form of a step.
+
+    Notes
+    -----
+    The pipeline takes :func:`simulator.closed_form.pipeline_time_s`. Stage ``s`` may synchronise
+    while stages before it still run backward, so the tail is
+    :math:`\max_s (e_s - \sum_{j<s} B_j)` with :math:`e_s` its exposed reduction, optimizer and
+    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes.
+    """
+    forward, backward = actions.forward_s, actions.backward_s
+
+    per_rank = per_rank_sum(forward + backward, mesh.pp)
+    slowest = int(np.argmax(per_rank))
+    pipeline = float(
+        pipeline_time_s(
+            schedule,
+            forward_s=per_rank_sum(forward, mesh.pp)[slowest],
+            backward_s=per_rank_sum(backward, mesh.pp)[slowest],
+            total_s=per_rank.sum(),
+            num_stages=mesh.pp,
+            num_microbatches=num_microbatches,
+            virtual_stages=len(forward) // mesh.pp,
+            send_s=actions.transfer_s - actions.blocking_s,
+        )
+    )
+    slower = (software.compute_slowdown - 1.0) * end.sync_hidden_s
+    own = end.sync_s - end.sync_hidden_s + slower + end.optimizer_s + end.update_gather_s
+    slack = np.concatenate(([0.0], np.cumsum(backward)[:-1]))
+    tail = np.maximum(per_rank_sum(own, mesh.pp) - slack[: mesh.pp], 0.0)
+    optimizer = per_rank_sum(end.optimizer_s, mesh.pp)
+    tail_s = float(np.maximum(tail, optimizer).max())
+    straggler = software.straggler_share * math.log2(max(1, num_nodes))
+    total = (pipeline + tail_s) * (1.0 + straggler)
+    rank, parts = _busiest(actions, mesh=mesh, num_microbatches=num_microbatches)
+    parts["optimizer"] = float(optimizer[rank])
+    parts["data"] += max(0.0, tail_s - parts["optimizer"])
+    parts["bubble"] = max(0.0, total - sum(parts.values()))
+    return StepTime(step_time_s=total, breakdown_s=parts, bottleneck_rank=rank)
+
+
+def _busiest(
+    actions: ActionTimes, *, mesh: MeshShape, num_microbatches: int
+) -> tuple[int, dict[str, float]]:
+    """Return the pipeline rank with most work and what it does between first and last action [s]."""
+    parts = {term: np.zeros(mesh.pp) for term in BREAKDOWN_TERMS}
+    compute = actions.forward_compute_s + actions.backward_compute_s
+    parts["compute"] = num_microbatches * per_rank_sum(compute, mesh.pp)
+    for table in (actions.forward_comm_s, actions.backward_comm_s):
+        for category, values in table.items():
+            parts[category] = parts[category] + num_microbatches * per_rank_sum(values, mesh.pp)
+    rank = int(np.argmax(np.add.reduce(list(parts.values()))))
+    return rank, {term: float(values[rank]) for term, values in parts.items()}
