@@ -12,7 +12,7 @@ Phase = Literal["forward", "backward"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectiveUse:
-    """A collective that every rank of an axis issues ``count`` times per microbatch and repetition."""
+    """A collective of every rank of an axis, ``count`` times per microbatch and repetition."""
 
     kind: CollectiveKind
     axis: Axis
@@ -67,9 +67,12 @@ class UnitTerms:
     selective_saved_bytes: float
     """The same when attention cores are recomputed [B]."""
     boundary_bytes: float
-    """Carried tensors at the unit's entry: kept under full recomputation, sent between stages [B]."""
+    """Carried tensors at the entry: kept under full recomputation, sent between stages [B]."""
     workspace_bytes: float
     """Largest transient beside saved tensors (logits and their gradient, gathered input) [B]."""
+    tied_parameters: float = 0.0
+    """Elements of parameters that an earlier unit counts already (a head that shares an embedding's
+    weight): held again where the two are on different stages [1]."""
 
     @property
     def num_parameters(self) -> float:

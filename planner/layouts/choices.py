@@ -1,0 +1,156 @@
+"""Which indices of an operator may be split over the tensor axis."""
+
+from collections.abc import Mapping
+
+from planner.graph import ModelGraph, Operator, OperatorIndex
+from planner.layouts.flows import expert_operators
+
+LIGHT_KINDS = frozenset({"normalization", "softmax", "elementwise", "reduction", "pooling"})
+"""Operators between products: they follow, sequence parallelism is about them."""
+WEIGHTED_KINDS = frozenset({"matmul", "convolution", "recurrent", "embedding"})
+"""Operators whose weights tensor parallelism is about."""
+STATISTICS: dict[str, tuple[float, float]] = {"loss": (3.0, 0.0), "softmax": (2.0, 1.0)}
+"""All-reduces of one number per row, forward and backward, when the coupled index of a loss over
+classes or of a softmax is split: maximum, sum and (loss) the target's logit; the loss keeps its
+softmax, a softmax alone sums gradient times output again.
+Shoeybi et al. 2019, arXiv:1909.08053, section 3 (fused cross entropy)."""
+
+
+def candidate_labels(
+    graph: ModelGraph,
+    operator: Operator,
+    *,
+    axis_size: int,
+    sizes: Mapping[str, float],
+    allow_batch: bool = True,
+    sequence_parallel: bool | None = None,
+) -> tuple[str | None, ...]:
+    """Return the labels that the operator may split on this axis; None (replicated) comes last.
+
+    Parameters
+    ----------
+    graph : ModelGraph
+        The model.
+    operator : Operator
+        One of its operators.
+    axis_size : int
+        Ranks of the axis; a label is offered where its local size is divisible [1].
+    sizes : Mapping
+        Local sizes that the other axes leave, see :func:`planner.layouts.sizes.local_sizes`.
+    allow_batch : bool
+        Whether samples may be split on this axis.
+    sequence_parallel : bool, optional
+        ``False`` never splits positions; ``True`` splits them in every operator between products
+        that can (and only there); None leaves it to the costs. Where it is given and samples stay
+        whole, this is Megatron's tensor parallelism: no weight stays whole that can be cut.
+
+    Returns
+    -------
+    tuple of (str or None)
+        In one fixed order, which breaks ties: as the operator lists its indices.
+    """
+    if axis_size == 1:
+        return (None,)
+    labels: list[str | None] = []
+    hidden = _normalized_labels(graph) if operator.kind in LIGHT_KINDS else frozenset()
+    for index in operator.indices:
+        if index.label in labels or not _splits_evenly(graph, index, axis_size, sizes):
+            continue
+        if index.label == graph.batch_label:
+            offered = allow_batch and _batch_is_offered(operator, index)
+        elif index.label in graph.sequence_labels:
+            is_allowed = sequence_parallel is None or (
+                sequence_parallel and (operator.kind in LIGHT_KINDS or operator.kind == "loss")
+            )
+            offered = is_allowed and _kind_is_offered(operator, index)
+        else:
+            offered = index.label not in hidden and _kind_is_offered(operator, index)
+        if offered:
+            labels.append(index.label)
+    labels.extend(_expert_pass_through(graph, operator, axis_size=axis_size, sizes=sizes))
+    is_forced = (
+        bool(sequence_parallel)
+        and operator.kind in LIGHT_KINDS
+        and bool(set(labels) & set(graph.sequence_labels))
+    ) or (
+        sequence_parallel is not None
+        and not allow_batch
+        and bool(operator.parameters)
+        and operator.kind in WEIGHTED_KINDS
+    )
+    return tuple(labels) if is_forced and labels else (*labels, None)
+
+
+def _expert_pass_through(
+    graph: ModelGraph, operator: Operator, *, axis_size: int, sizes: Mapping[str, float]
+) -> list[str]:
+    """Return the experts' labels for an element-wise operator between two expert products."""
+    if operator.kind != "elementwise" or operator.name not in expert_operators(graph):
+        return []
+    own = {index.label for index in operator.indices}
+    near = (*graph.graph.predecessors(operator.name), *graph.graph.successors(operator.name))
+    return [
+        index.label
+        for name in dict.fromkeys(near)
+        for index in graph.operator(name).indices
+        if index.role == "expert"
+        and index.label not in own
+        and _splits_evenly(graph, index, axis_size, sizes)
+    ][:1]
+
+
+def _splits_evenly(
+    graph: ModelGraph, index: OperatorIndex, axis_size: int, sizes: Mapping[str, float]
+) -> bool:
+    size = sizes.get(index.label, 1.0)
+    known = graph.indices.get(index.label)
+    return known is not None and known.splittable and size >= axis_size and size % axis_size == 0
+
+
+def _kind_is_offered(operator: Operator, index: OperatorIndex) -> bool:
+    """Whether the rule of the kind lets this index be split.
+
+    Attention normalises over its keys and needs whole scores, so that only its free indices
+    qualify. A partial maximum is not a partial sum.
+    """
+    if operator.kind in ("other", "permutation") and index.role != "expert":
+        return False
+    match index.kind:
+        case "free":
+            return True
+        case "permuted":
+            return operator.kind != "attention"
+        case "reduced":
+            return operator.kind != "attention" and index.reduction in ("sum", "mean")
+        case "lookup":
+            return operator.kind in ("embedding", "loss")
+        case "coupled":
+            return operator.kind in STATISTICS
+        case "halo" | "sequential":
+            return False
+
+
+def _batch_is_offered(operator: Operator, index: OperatorIndex) -> bool:
+    """Whether samples may be split.
+
+    Batch statistics stay local to a rank, as torch's data parallelism does it.
+    """
+    if operator.kind == "normalization":
+        return True
+    if operator.kind in ("other", "permutation"):
+        return index.kind in ("free", "reduced", "permuted")
+    return _kind_is_offered(operator, index)
+
+
+def _normalized_labels(graph: ModelGraph) -> frozenset[str]:
+    """Return labels that some norm couples, the width of the residual stream.
+
+    Splitting them in element-wise operators only moves a gather from the product to the norm.
+    """
+    return frozenset(
+        index.label
+        for _, operator in graph.graph.nodes(data="operator")
+        if operator.kind == "normalization"
+        for index in operator.indices
+        if index.kind == "coupled" and index.label != graph.batch_label
+    )

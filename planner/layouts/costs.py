@@ -1,0 +1,311 @@
+"""Prices of one operator under one choice, computed once and remembered."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.graph import ModelGraph
+from planner.layouts.choices import STATISTICS
+from planner.layouts.flows import output_layout, tensor_flows
+from planner.layouts.reshard import PARTIAL
+from planner.layouts.sizes import (
+    expert_labels,
+    flat_labels,
+    item_bytes,
+    local_sizes,
+    num_elements,
+)
+from planner.layouts.terms import Axis, CollectiveUse
+from planner.layouts.work import (
+    Cut,
+    backward_work,
+    endpoint_bytes,
+    forward_work,
+    local_elements,
+    saved_terms,
+    score_bytes,
+    term_bytes,
+    total_flops,
+)
+from planner.mesh import MeshShape
+from planner.workload import OPTIMIZER_STATE_BYTES, Workload
+from simulator.collectives import collective_time
+from simulator.groups import CollectiveKind
+from simulator.operators import operator_time
+
+_MAX_SETTINGS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Setting:
+    """Everything a price depends on beside the choices, with the prices known so far."""
+
+    graph: ModelGraph
+    mesh: MeshShape
+    microbatch_size: int
+    workload: Workload
+    cluster: Cluster
+    software: SoftwareProfile
+    sizes: dict[str, float]
+    prices: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterShare:
+    """One parameter of an operator as one rank holds it."""
+
+    tensor: str
+    num_parameters: float
+    """Elements on one rank [1]."""
+    is_partial: bool
+    """Its gradient is a partial sum over the tensor axis."""
+    is_expert: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorCost:
+    """One operator, one choice, one microbatch, one rank."""
+
+    forward_s: float
+    backward_s: float
+    recompute_s: float
+    forward_flops: float
+    backward_flops: float
+    recompute_flops: float
+    saved_bytes: float
+    """Kept for backward, without scores and without what depends on the tensor's state [B]."""
+    partial_saved_bytes: float
+    """Kept of an output that is a partial sum: divided once its state is a shard [B]."""
+    score_bytes: float
+    workspace_bytes: float
+    parameters: tuple[ParameterShare, ...]
+    uses: tuple[CollectiveUse, ...]
+    """Collectives of the operator itself: row statistics, keys and values over context ranks."""
+
+
+_SETTINGS: OrderedDict[tuple[Any, ...], Setting] = OrderedDict()
+
+
+def setting_of(
+    graph: ModelGraph,
+    *,
+    mesh: MeshShape,
+    microbatch_size: int,
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> Setting:
+    """Return the setting of these circumstances, the same object for the same circumstances.
+
+    Graph, cluster and software count as the same when they are the same objects.
+    """
+    key = (id(graph), id(cluster), id(software), mesh, microbatch_size, workload)
+    found = _SETTINGS.get(key)
+    if found is None:
+        found = Setting(
+            graph=graph, mesh=mesh, microbatch_size=microbatch_size, workload=workload,
+            cluster=cluster, software=software,
+            sizes=local_sizes(
+                graph, microbatch_size=microbatch_size, context_parallel_size=mesh.cp
+            ),
+        )  # fmt: skip
+        _SETTINGS[key] = found
+        if len(_SETTINGS) > _MAX_SETTINGS:
+            _SETTINGS.popitem(last=False)
+    return found
+
+
+def cut_of(setting: Setting, choice: str | None) -> Cut:
+    """Return the cut of an operator that makes this choice."""
+    return Cut(
+        graph=setting.graph, sizes=setting.sizes, choice=choice, size=setting.mesh.tp,
+        expert_size=setting.mesh.ep, workload=setting.workload, software=setting.software,
+    )  # fmt: skip
+
+
+def collective_seconds(
+    setting: Setting, kind: CollectiveKind, num_bytes: float, *axes: Axis
+) -> float:
+    """Return the exposed time of a collective over some axes [s]."""
+    key = ("collective", kind, num_bytes, axes)
+    seconds: float | None = setting.prices.get(key)
+    if seconds is None:
+        seconds = collective_time(
+            kind, num_bytes, group=setting.mesh.group(*axes), cluster=setting.cluster
+        )
+        if axes == ("tp",):
+            seconds *= 1 - setting.software.overlap_tensor_parallel
+        setting.prices[key] = seconds
+    return seconds
+
+
+def whole_bytes(setting: Setting, tensor: str, labels: tuple[str, ...]) -> float:
+    """Return the bytes of (a slice of) a tensor as one tensor group sees it whole [B]."""
+    item = item_bytes(setting.graph.tensors[tensor].dtype, setting.workload)
+    return num_elements(labels, setting.sizes) * item
+
+
+def bytes_per_parameter(setting: Setting) -> float:
+    """Return weight, gradient, optimizer state and master copy of one parameter [B]."""
+    workload, software = setting.workload, setting.software
+    if not workload.is_training:
+        return float(workload.compute_bytes)
+    master = 4.0 if software.master_weights and workload.compute_bytes < 4 else 0.0  # noqa: PLR2004
+    state = OPTIMIZER_STATE_BYTES[workload.optimizer]
+    return workload.compute_bytes + gradient_item_bytes(setting) + state + master
+
+
+def gradient_item_bytes(setting: Setting) -> int:
+    """Return the bytes of one element of an accumulated gradient [B]."""
+    if setting.software.gradient_precision == "fp32":
+        return 4
+    return setting.workload.compute_bytes
+
+
+def operator_cost(setting: Setting, name: str, choice: str | None) -> OperatorCost:
+    """Return the price of one operator under one choice.
+
+    Parameters
+    ----------
+    setting : Setting
+        Circumstances.
+    name : str
+        Operator.
+    choice : str or None
+        Label it splits over the tensor axis.
+
+    Returns
+    -------
+    OperatorCost
+        Times [s], FLOPs [FLOP] and bytes [B] of one microbatch on one rank.
+    """
+    key = ("operator", name, choice)
+    cost: OperatorCost | None = setting.prices.get(key)
+    if cost is None:
+        cost = setting.prices[key] = _price(setting, name, choice)
+    return cost
+
+
+def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
+    operator = setting.graph.operator(name)
+    cut = cut_of(setting, choice)
+    is_training = setting.workload.is_training
+    device, software = setting.cluster.device, setting.software
+    forward_s = sum(
+        operator_time(work, device=device, software=software)
+        for work in forward_work(operator, cut)
+    )
+    backward_s = sum(
+        operator_time(work, device=device, software=software)
+        for work in (backward_work(operator, cut) if is_training else ())
+    )
+    forward_flops = total_flops(operator, operator.flops_forward, cut)
+    backward_flops = total_flops(operator, operator.flops_backward, cut) if is_training else 0.0
+    saved_bytes, partial_bytes = _saved(setting, name, choice) if is_training else (0.0, 0.0)
+    inputs, outputs, _ = endpoint_bytes(operator, cut)
+    is_core = is_training and operator.kind == "attention"
+    return OperatorCost(
+        forward_s=forward_s,
+        backward_s=backward_s,
+        recompute_s=forward_s if is_core else 0.0,
+        forward_flops=forward_flops,
+        backward_flops=backward_flops,
+        recompute_flops=forward_flops if is_core else 0.0,
+        saved_bytes=saved_bytes,
+        partial_saved_bytes=partial_bytes,
+        score_bytes=score_bytes(operator, cut) if is_training else 0.0,
+        workspace_bytes=(2 if operator.kind == "loss" else 1) * inputs + outputs,
+        parameters=_parameters(setting, name, choice),
+        uses=(*_statistics(setting, name, choice), *_key_exchange(setting, name, choice)),
+    )
+
+
+def _saved(setting: Setting, name: str, choice: str | None) -> tuple[float, float]:
+    """Return saved bytes, apart from and of outputs that are partial sums."""
+    operator = setting.graph.operator(name)
+    cut = cut_of(setting, choice)
+    partial = {
+        frozenset(flat_labels(setting.graph.tensors[tensor].dims))
+        for tensor in operator.outputs
+        if output_layout(setting.graph, operator, tensor, choice) == PARTIAL
+        and tensor in tensor_flows(setting.graph)
+    }
+    saved = {False: 0.0, True: 0.0}
+    for term in saved_terms(operator, setting.software):
+        saved[frozenset(term.labels) in partial] += term_bytes(operator, term, cut)
+    return saved[False], saved[True]
+
+
+def _parameters(setting: Setting, name: str, choice: str | None) -> tuple[ParameterShare, ...]:
+    operator = setting.graph.operator(name)
+    cut = cut_of(setting, choice)
+    experts = set(expert_labels(operator))
+    shares = []
+    for operand in operator.parameters:
+        labels = flat_labels(operand.dims)
+        shares.append(
+            ParameterShare(
+                tensor=operand.tensor,
+                num_parameters=local_elements(operator, labels, cut, is_parameter=True),
+                is_partial=choice is not None and choice not in labels,
+                is_expert=bool(experts & set(labels)),
+            )
+        )
+    return tuple(shares)
+
+
+def _statistics(setting: Setting, name: str, choice: str | None) -> tuple[CollectiveUse, ...]:
+    """Return the row statistics that ranks exchange when the split index is coupled."""
+    operator = setting.graph.operator(name)
+    split = next((index for index in operator.indices if index.label == choice), None)
+    if split is None or choice is None or operator.kind not in STATISTICS:
+        return ()
+    if split.kind not in ("coupled", "lookup"):
+        return ()
+    forward, backward = STATISTICS[operator.kind]
+    labels = next(
+        flat_labels(operand.dims)
+        for operand in operator.inputs
+        if choice in flat_labels(operand.dims)
+    )
+    row_bytes = 4 * num_elements((label for label in labels if label != choice), setting.sizes)
+    counts = {"forward": forward, "backward": backward if setting.workload.is_training else 0.0}
+    return tuple(
+        CollectiveUse(
+            kind="all_reduce", axis="tp", phase=phase, message_bytes=row_bytes, count=counts[phase]
+        )
+        for phase in ("forward", "backward")
+        if counts[phase]
+    )
+
+
+def _key_exchange(setting: Setting, name: str, choice: str | None) -> tuple[CollectiveUse, ...]:
+    """Return what moves keys and values between ranks that hold different positions.
+
+    A ring of sends moves as much as an all-gather (Liu et al. 2023, arXiv:2310.01889, section 3);
+    backward they go round again with their gradients, which amounts to a reduce-scatter.
+    """
+    graph = setting.graph
+    if setting.mesh.cp == 1:
+        return ()
+    operator = graph.operator(name)
+    cut = cut_of(setting, choice)
+    gathered = 0.0
+    for operand in operator.inputs:
+        tensor = graph.tensors[operand.tensor]
+        is_key = any(old in graph.sequence_labels for old, _ in operand.relabel)
+        if is_key and tensor.kind == "activation" and tensor.requires_grad:
+            labels = flat_labels(operand.dims)
+            item = item_bytes(tensor.dtype, setting.workload)
+            gathered += local_elements(operator, labels, cut) * item
+    if gathered == 0:
+        return ()
+    uses = [CollectiveUse(kind="all_gather", axis="cp", phase="forward", message_bytes=gathered)]
+    if setting.workload.is_training:
+        uses += [
+            CollectiveUse(kind=kind, axis="cp", phase="backward", message_bytes=gathered)
+            for kind in ("all_gather", "reduce_scatter")
+        ]
+    return tuple(uses)

@@ -1,0 +1,305 @@
+"""What every unit costs under a given layout: the terms that the scorer composes."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.errors import StrategyError
+from planner.graph import ModelGraph, Unit
+from planner.layouts.costs import OperatorCost, Setting, operator_cost
+from planner.layouts.exchanges import (
+    class_seconds,
+    class_states,
+    exchange_uses,
+    expert_exchange,
+    flow_classes,
+    producer_bytes,
+    producer_exchange,
+    reader_bytes,
+    reader_exchange,
+)
+from planner.layouts.flows import Flow, TensorState, tensor_flows
+from planner.layouts.problem import shared_parameters
+from planner.layouts.reshard import PARTIAL, shard_label
+from planner.layouts.sizes import flat_labels, item_bytes, num_elements
+from planner.layouts.solve import setting_for
+from planner.layouts.terms import Axis, CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
+from planner.workload import Workload
+
+_TIE = 1e-9
+
+
+def unit_terms(
+    graph: ModelGraph,
+    unit: Unit,
+    *,
+    layout: LayoutSolution,
+    context_parallel_size: int,
+    expert_parallel_size: int,
+    microbatch_size: int,
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> UnitTerms:
+    """Return the costs of one repetition of one unit, one microbatch, one rank.
+
+    Parameters
+    ----------
+    graph : ModelGraph
+        The model.
+    unit : Unit
+        One of its units.
+    layout : LayoutSolution
+        What each operator splits over the tensor axis.
+    context_parallel_size, expert_parallel_size : int
+        Sizes of these axes [1].
+    microbatch_size : int
+        Samples of one microbatch [1].
+    workload, cluster, software
+        Circumstances.
+
+    Returns
+    -------
+    UnitTerms
+        Times [s], FLOPs [FLOP], bytes [B] and collectives.
+
+    Raises
+    ------
+    StrategyError
+        If the layout splits an index that is not divisible here.
+    """
+    terms = all_unit_terms(
+        graph, layout=layout, context_parallel_size=context_parallel_size,
+        expert_parallel_size=expert_parallel_size, microbatch_size=microbatch_size,
+        workload=workload, cluster=cluster, software=software,
+    )  # fmt: skip
+    return terms[unit.name]
+
+
+def all_unit_terms(
+    graph: ModelGraph,
+    *,
+    layout: LayoutSolution,
+    context_parallel_size: int,
+    expert_parallel_size: int,
+    microbatch_size: int,
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> dict[str, UnitTerms]:
+    """Return :func:`unit_terms` of all units, by unit name."""
+    setting = setting_for(
+        graph, layout=layout, context_parallel_size=context_parallel_size,
+        expert_parallel_size=expert_parallel_size, microbatch_size=microbatch_size,
+        workload=workload, cluster=cluster, software=software,
+    )  # fmt: skip
+    key = ("terms", tuple(layout.choices.items()))
+    terms: dict[str, UnitTerms] | None = setting.prices.get(key)
+    if terms is None:
+        check_divisible(setting, layout)
+        states = tensor_layouts(setting, layout)
+        terms = {unit.name: _terms(setting, unit, layout, states) for unit in graph.units}
+        setting.prices[key] = terms
+    return terms
+
+
+def check_divisible(setting: Setting, layout: LayoutSolution) -> None:
+    """Refuse a layout that splits an index into unequal parts.
+
+    Raises
+    ------
+    StrategyError
+        With the first operator, its index and the sizes.
+    """
+    for name, label in layout.choices.items():
+        if label is None:
+            continue
+        size = setting.sizes.get(label, 1.0)
+        if size % layout.size:
+            raise StrategyError(
+                f"operator {name}: tp={layout.size} does not divide {label}={size:g}; "
+                "choose a divisor, or another microbatch or context size"
+            )
+
+
+def tensor_layouts(setting: Setting, layout: LayoutSolution) -> dict[str, TensorState]:
+    """Return the state in which each tensor is held: the cheapest, of equal ones the first."""
+    choices = dict(layout.choices)
+    splittable = frozenset(label for label in choices.values() if label is not None)
+    found = {}
+    for group in flow_classes(setting.graph):
+        states = class_states(setting.graph, group, splittable)
+        seconds = [class_seconds(setting, group, choices, state) for state in states]
+        limit = min(seconds) * (1 + _TIE)
+        best = next(state for state, value in zip(states, seconds, strict=True) if value <= limit)
+        found.update({flow.tensor: best for flow in group.flows})
+    return found
+
+
+def _terms(
+    setting: Setting, unit: Unit, layout: LayoutSolution, states: dict[str, TensorState]
+) -> UnitTerms:
+    costs = {name: operator_cost(setting, name, layout.choices[name]) for name in unit.operators}
+    saved = sum(
+        cost.saved_bytes + _partial_saved(setting, name, cost, states)
+        for name, cost in costs.items()
+    )
+    scores = sum(cost.score_bytes for cost in costs.values())
+    return UnitTerms(
+        unit=unit.name,
+        forward_s=sum(cost.forward_s for cost in costs.values()),
+        backward_s=sum(cost.backward_s for cost in costs.values()),
+        selective_recompute_s=sum(cost.recompute_s for cost in costs.values()),
+        communication=_merged(_uses(setting, unit, layout, costs, states)),
+        gradient_groups=_gradient_groups(setting, unit, costs, states),
+        forward_flops=sum(cost.forward_flops for cost in costs.values()),
+        backward_flops=sum(cost.backward_flops for cost in costs.values()),
+        selective_recompute_flops=sum(cost.recompute_flops for cost in costs.values()),
+        saved_bytes=saved + scores,
+        selective_saved_bytes=saved,
+        boundary_bytes=_boundary_bytes(setting, unit, states),
+        workspace_bytes=max((cost.workspace_bytes for cost in costs.values()), default=0.0),
+        tied_parameters=_tied_parameters(setting, unit, states),
+    )
+
+
+def _partial_saved(
+    setting: Setting, name: str, cost: OperatorCost, states: dict[str, TensorState]
+) -> float:
+    if cost.partial_saved_bytes == 0:
+        return 0.0
+    outputs = setting.graph.operator(name).outputs
+    is_cut = any(
+        shard_label(states[tensor].value) is not None for tensor in outputs if tensor in states
+    )
+    return cost.partial_saved_bytes / setting.mesh.tp if is_cut else cost.partial_saved_bytes
+
+
+def _uses(
+    setting: Setting,
+    unit: Unit,
+    layout: LayoutSolution,
+    costs: dict[str, OperatorCost],
+    states: dict[str, TensorState],
+) -> list[CollectiveUse]:
+    """Return all collectives of a unit: each is issued where the operator that needs it is."""
+    graph, names = setting.graph, set(unit.operators)
+    uses = [use for cost in costs.values() for use in cost.uses]
+    for flow in _flows_of(graph, unit):
+        state = states[flow.tensor]
+        if flow.producer in names:
+            exchange = producer_exchange(graph, flow, layout.choices[flow.producer], state)
+            uses += exchange_uses(setting, exchange, whole=producer_bytes(setting, flow))
+        for reader in flow.readers:
+            if reader.operator in names:
+                choice = layout.choices[reader.operator]
+                exchange = reader_exchange(graph, flow, reader, choice, state)
+                whole = reader_bytes(setting, flow, reader)
+                uses += exchange_uses(setting, exchange, whole=whole)
+        waiting, moved = expert_exchange(setting, flow, state)
+        if waiting in names:
+            uses += moved
+    return uses
+
+
+@lru_cache(maxsize=1024)
+def _flows_of(graph: ModelGraph, unit: Unit) -> tuple[Flow, ...]:
+    names = set(unit.operators)
+    return tuple(
+        flow
+        for flow in tensor_flows(graph).values()
+        if flow.producer in names or any(reader.operator in names for reader in flow.readers)
+    )
+
+
+def _merged(uses: Iterable[CollectiveUse]) -> tuple[CollectiveUse, ...]:
+    """Return equal collectives once, with the sum of their counts."""
+    counts: dict[tuple[object, ...], float] = {}
+    first: dict[tuple[object, ...], CollectiveUse] = {}
+    for use in uses:
+        key = (use.kind, use.axis, use.phase, use.message_bytes)
+        counts[key] = counts.get(key, 0.0) + use.count
+        first.setdefault(key, use)
+    return tuple(
+        CollectiveUse(
+            kind=use.kind, axis=use.axis, phase=use.phase, message_bytes=use.message_bytes,
+            count=counts[key],
+        )
+        for key, use in first.items()
+    )  # fmt: skip
+
+
+def _gradient_groups(
+    setting: Setting,
+    unit: Unit,
+    costs: dict[str, OperatorCost],
+    states: dict[str, TensorState],
+) -> tuple[GradientGroup, ...]:
+    counts: dict[tuple[tuple[Axis, ...], bool], float] = {}
+    seen: set[str] = set()
+    for name, cost in costs.items():
+        for share in cost.parameters:
+            if share.tensor in seen or not _is_first_reader(setting.graph, share.tensor, name):
+                continue
+            seen.add(share.tensor)
+            num_parameters, is_partial = share.num_parameters, share.is_partial
+            if share.tensor in states:
+                state = states[share.tensor]
+                num_parameters = shared_parameters(setting, share.tensor, state)
+                is_partial = state.gradient == PARTIAL
+            axes: tuple[Axis, ...] = ("dp", "cp", "tp") if is_partial else ("dp", "cp")
+            key = (axes, share.is_expert)
+            counts[key] = counts.get(key, 0.0) + num_parameters
+    return tuple(
+        GradientGroup(axes=axes, num_parameters=number, is_expert=is_expert)
+        for (axes, is_expert), number in sorted(counts.items())
+    )
+
+
+def _is_first_reader(graph: ModelGraph, tensor: str, operator: str) -> bool:
+    flow = tensor_flows(graph).get(tensor)
+    return flow is None or flow.readers[0].operator == operator
+
+
+def _tied_parameters(setting: Setting, unit: Unit, states: dict[str, TensorState]) -> float:
+    """Return elements of parameters that another unit counts already [1]."""
+    names = set(unit.operators)
+    return sum(
+        shared_parameters(setting, flow.tensor, states[flow.tensor])
+        for flow in _flows_of(setting.graph, unit)
+        if flow.producer is None
+        and setting.graph.tensors[flow.tensor].kind == "parameter"
+        and flow.readers[0].operator not in names
+    )
+
+
+def _boundary_bytes(setting: Setting, unit: Unit, states: dict[str, TensorState]) -> float:
+    """Return activations that enter the unit, as one rank holds them [B]."""
+    graph = setting.graph
+    total = 0.0
+    for tensor in _entering(graph, unit):
+        item = item_bytes(graph.tensors[tensor].dtype, setting.workload)
+        num_bytes = num_elements(flat_labels(graph.tensors[tensor].dims), setting.sizes) * item
+        state = states.get(tensor)
+        is_cut = state is not None and shard_label(state.value) is not None
+        total += num_bytes / setting.mesh.tp if is_cut else num_bytes
+    return total
+
+
+@lru_cache(maxsize=1024)
+def _entering(graph: ModelGraph, unit: Unit) -> tuple[str, ...]:
+    """Return the tensors that enter a unit: activations with a gradient, else the inputs."""
+    if unit.carried:
+        return tuple(entry for entry, _ in unit.carried)
+    names = set(unit.operators)
+    read = dict.fromkeys(
+        operand.tensor for name in unit.operators for operand in graph.operator(name).inputs
+    )
+    outside = [name for name in read if graph.tensors[name].producer not in names]
+    activations = [
+        name
+        for name in outside
+        if graph.tensors[name].kind == "activation" and graph.tensors[name].requires_grad
+    ]
+    return tuple(activations or [n for n in outside if graph.tensors[n].kind == "input"])

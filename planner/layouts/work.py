@@ -1,0 +1,277 @@
+"""Local work of one operator: what a rank computes, moves and keeps under one split.
+
+Sizes of labels come from :func:`planner.layouts.sizes.local_sizes`; this module applies the split
+of the tensor axis and of the experts, and turns the operator's terms into
+:class:`simulator.work.Work`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hardware_profiles.software import SoftwareProfile
+from planner.graph import FlopTerm, ModelGraph, Operator, TensorTerm
+from planner.layouts.sizes import carries, expert_labels, flat_labels, item_bytes, num_elements
+from planner.workload import Workload
+from simulator.work import Work, WorkKind
+
+_PRODUCT_KINDS: dict[str, WorkKind] = {
+    "matmul": "matmul",
+    "convolution": "convolution",
+    "recurrent": "recurrent",
+}
+_TWO_PRODUCTS = 1.5
+"""Ratio of backward to forward FLOPs above which there are two products backward [1]."""
+_SOFTMAX_PASSES = {"fused": (2.0, 3.0), "separate": (8.0, 9.0)}
+"""Passes over the score matrix around an unfused attention's products, forward and backward:
+one kernel reads and writes (backward reads two and writes one); scale, mask, softmax and dropout
+apart read and write each [1]."""
+_SEPARATE_SOFTMAX_KERNELS = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """How one operator is cut, beside microbatch and context."""
+
+    graph: ModelGraph
+    sizes: Mapping[str, float]
+    """Label -> size that the other axes leave [1]."""
+    choice: str | None
+    size: int
+    """Ranks of the tensor axis [1]."""
+    expert_size: int
+    """Ranks among which experts are split [1]."""
+    workload: Workload
+    software: SoftwareProfile
+
+
+def local_elements(
+    operator: Operator, labels: Iterable[str], cut: Cut, *, is_parameter: bool = False
+) -> float:
+    """Return the elements of a tensor over ``labels`` that one rank holds for the operator [1].
+
+    A split of experts over ``ep`` leaves each rank fewer experts and as many tokens as before,
+    since it receives those of the other ranks (costed as balanced).
+    """
+    labels = tuple(labels)
+    elements = num_elements(labels, cut.sizes)
+    if carries(operator, labels, cut.choice):
+        elements /= cut.size
+    if is_parameter and set(labels) & set(expert_labels(operator)):
+        elements /= cut.expert_size
+    return elements
+
+
+def forward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
+    """Return the kernels of the forward pass on one rank."""
+    flops = _flops(operator, operator.flops_forward, cut)
+    num_bytes, num_kernels = _traffic(operator, cut, backward=False)
+    if operator.kind == "attention" and attention_kernel(cut) == "unfused":
+        return _unfused_attention(operator, cut, flops, num_bytes, backward=False)
+    return (_work(operator, cut, flops, num_bytes, num_kernels),)
+
+
+def backward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
+    """Return the kernels of the backward pass on one rank, without recomputation."""
+    flops = _flops(operator, operator.flops_backward, cut)
+    num_bytes, num_kernels = _traffic(operator, cut, backward=True)
+    if flops <= 0 and num_bytes <= 0:
+        return ()
+    if operator.kind == "attention" and attention_kernel(cut) == "unfused":
+        return _unfused_attention(operator, cut, flops, num_bytes, backward=True)
+    if operator.kind not in _PRODUCT_KINDS:
+        return (_work(operator, cut, flops, num_bytes, num_kernels, backward=True),)
+    forward = _flops(operator, operator.flops_forward, cut)
+    return _backward_products(
+        operator, cut, flops, num_bytes, num_kernels, two=flops > _TWO_PRODUCTS * forward
+    )
+
+
+def attention_kernel(cut: Cut) -> str:
+    """Return the attention kernel that workload and software agree on: ``flash`` or ``unfused``."""
+    choice = cut.workload.attention
+    return cut.software.attention if choice == "auto" else choice
+
+
+def is_fused(operator: Operator, software: SoftwareProfile) -> bool:
+    """Whether the operator's kernels run as one, and keep only what one kernel keeps."""
+    if operator.kind == "elementwise":
+        return software.fuses_elementwise
+    return operator.kind == "normalization" and software.fuses_normalization
+
+
+def score_bytes(operator: Operator, cut: Cut) -> float:
+    """Return what unfused attention keeps of its score matrix [B]; 0 for others.
+
+    Probabilities, and under dropout its output and mask: 5 of the 2-byte ``a s^2 b`` of Korthikanti
+    et al. 2022, arXiv:2205.05198, equation 1.
+    """
+    if operator.kind != "attention" or attention_kernel(cut) != "unfused":
+        return 0.0
+    item = cut.workload.compute_bytes
+    per_element = 2 * item + 1 if operator.dropout else item
+    return _scores(operator, cut) * per_element
+
+
+def saved_terms(operator: Operator, software: SoftwareProfile) -> tuple[TensorTerm, ...]:
+    """Return what the operator keeps for backward, as the software runs it."""
+    return operator.saved_fused if is_fused(operator, software) else operator.saved
+
+
+def term_bytes(operator: Operator, term: TensorTerm, cut: Cut) -> float:
+    """Return the local bytes of one term [B]."""
+    is_parameter = any(
+        set(term.labels) == set(flat_labels(operand.dims)) for operand in operator.parameters
+    )
+    elements = local_elements(operator, term.labels, cut, is_parameter=is_parameter)
+    return elements * term.times * item_bytes(term.dtype, cut.workload)
+
+
+def total_flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
+    """Return local FLOPs of some terms [FLOP]."""
+    return _flops(operator, terms, cut)
+
+
+def endpoint_bytes(operator: Operator, cut: Cut) -> tuple[float, float, float]:
+    """Return local bytes of activation inputs, of outputs, and of parameters [B]."""
+    tensors = cut.graph.tensors
+
+    def size(name: str, labels: tuple[str, ...], *, is_parameter: bool = False) -> float:
+        elements = local_elements(operator, labels, cut, is_parameter=is_parameter)
+        return elements * item_bytes(tensors[name].dtype, cut.workload)
+
+    inputs = sum(size(operand.tensor, flat_labels(operand.dims)) for operand in operator.inputs)
+    outputs = sum(size(name, flat_labels(tensors[name].dims)) for name in operator.outputs)
+    parameters = sum(
+        size(operand.tensor, flat_labels(operand.dims), is_parameter=True)
+        for operand in operator.parameters
+    )
+    return inputs, outputs, parameters
+
+
+def _flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
+    return sum(term.coefficient * local_elements(operator, term.labels, cut) for term in terms)
+
+
+def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
+    """Return bytes moved and kernels launched."""
+    terms = operator.traffic_backward if backward else operator.traffic_forward
+    kernels = operator.num_kernels_backward if backward else operator.num_kernels_forward
+    if terms and not is_fused(operator, cut.software):
+        return sum(term_bytes(operator, term, cut) for term in terms), kernels
+    inputs, outputs, parameters = endpoint_bytes(operator, cut)
+    if backward:
+        has_gradient = any(cut.graph.tensors[name].requires_grad for name in operator.outputs)
+        if not has_gradient:
+            return 0.0, 0.0
+        return 2 * inputs + outputs + 2 * parameters, 1.0
+    return inputs + outputs + parameters, 1.0
+
+
+def _shape(operator: Operator, cut: Cut, flops: float) -> tuple[float, float, float, float]:
+    """Return (batch, m, n, k); rows of grouped products follow from the FLOPs."""
+    batch, m, n, k = (
+        max(1.0, local_elements(operator, labels, cut, is_parameter=place == 0))
+        for place, labels in enumerate(operator.roles_mn_k)
+    )
+    if expert_labels(operator):
+        m = max(1.0, flops / (2 * batch * n * k))
+    return batch, m, n, k
+
+
+def _work(
+    operator: Operator,
+    cut: Cut,
+    flops: float,
+    num_bytes: float,
+    num_kernels: float,
+    *,
+    backward: bool = False,
+) -> Work:
+    kind: WorkKind = "attention" if operator.kind == "attention" else "memory"
+    kind = _PRODUCT_KINDS.get(operator.kind, kind)
+    forward = _flops(operator, operator.flops_forward, cut)
+    batch, m, n, k = _shape(operator, cut, forward)
+    return Work(
+        kind=kind,
+        precision=cut.workload.precision,
+        num_flops=flops,
+        memory_bytes=num_bytes,
+        batch=batch,
+        m=m,
+        n=n,
+        k=k,
+        num_kernels=num_kernels,
+        filter_area=operator.filter_area,
+        backward=backward,
+        sequential_steps=operator.sequential_steps,
+    )
+
+
+def _backward_products(
+    operator: Operator, cut: Cut, flops: float, num_bytes: float, num_kernels: float, *, two: bool
+) -> tuple[Work, ...]:
+    """Return the products for the input's and the weight's gradient."""
+    forward = _flops(operator, operator.flops_forward, cut)
+    batch, m, n, k = _shape(operator, cut, forward)
+    shapes = ((m, k, n), (k, n, m)) if two else ((k, n, m),)
+    return tuple(
+        Work(
+            kind=_PRODUCT_KINDS[operator.kind],
+            precision=cut.workload.precision,
+            num_flops=flops / len(shapes),
+            memory_bytes=num_bytes / len(shapes),
+            batch=batch,
+            m=rows,
+            n=columns,
+            k=inner,
+            num_kernels=num_kernels / len(shapes),
+            filter_area=operator.filter_area,
+            backward=True,
+            sequential_steps=operator.sequential_steps,
+        )
+        for rows, columns, inner in shapes
+    )
+
+
+def _scores(operator: Operator, cut: Cut) -> float:
+    batch, m, n, _ = operator.roles_mn_k
+    return local_elements(operator, (*batch, *m, *n), cut)
+
+
+def _unfused_attention(
+    operator: Operator, cut: Cut, flops: float, num_bytes: float, *, backward: bool
+) -> tuple[Work, ...]:
+    """Return the products over the score matrix and the memory-bound softmax between them.
+
+    Forward two products; backward four of the same size, whatever a fused kernel recomputes.
+    """
+    forward = _flops(operator, operator.flops_forward, cut)
+    batch, m, n, k = _shape(operator, cut, forward)
+    scores = _scores(operator, cut)
+    item = cut.workload.compute_bytes
+    shapes = ((m, n, k), (m, k, n), (n, k, m), (n, k, m)) if backward else ((m, n, k), (m, k, n))
+    products = tuple(
+        Work(
+            kind="matmul",
+            precision=cut.workload.precision,
+            num_flops=forward / 2,
+            memory_bytes=num_bytes / len(shapes) + scores * item,
+            batch=batch,
+            m=rows,
+            n=columns,
+            k=inner,
+            backward=backward,
+        )
+        for rows, columns, inner in shapes
+    )
+    fused = cut.software.fuses_attention_softmax
+    passes = _SOFTMAX_PASSES["fused" if fused else "separate"][backward]
+    mask_bytes = scores if operator.dropout else 0.0
+    softmax = Work(
+        kind="memory",
+        precision=cut.workload.precision,
+        memory_bytes=passes * scores * item + mask_bytes,
+        num_kernels=1.0 if fused else _SEPARATE_SOFTMAX_KERNELS,
+        backward=backward,
+    )
+    return (*products, softmax) if flops > 0 else ()
