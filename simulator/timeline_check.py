@@ -32,8 +32,8 @@ def check_timeline(program: Program, timeline: Timeline) -> None:
     -----
     Invariants: each task runs once, no shorter than it lasts; none starts before its inputs end;
     a stream never overlaps itself and keeps its order; the longest chain of dependencies is no
-    longer than the makespan and the makespan no longer than all tasks in a row; no link carries more bytes than it
-    can; memory ends at its resting level plus the changes of all tasks and never starts elsewhere.
+    longer than the makespan and the makespan no longer than all tasks in a row; no link carries
+    more bytes than it can; memory starts at its resting level and ends there plus all changes.
     """
     if len(program.tasks) != len(timeline.spans):
         msg = f"{len(program.tasks)} tasks but {len(timeline.spans)} spans"

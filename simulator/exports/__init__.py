@@ -1,0 +1,1 @@
+"""Timelines for other tools: pandas frames, Chrome and Perfetto traces, plots."""
