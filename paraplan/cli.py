@@ -1,0 +1,245 @@
+"""The command line: verbs, options, and one line for every mistake."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from paraplan.console import EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, one_line, print_text
+
+app = typer.Typer(
+    name="paraplan",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Split a deep-learning model over devices: plan, explain, simulate, run.",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A preset (gpt2, llama3-8b, resnet50, ...), hf:TYPE?key=value, or file.py:factory.",
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", "-c", help="NAME:N?key=value (N nodes), a TOML file, or local."),
+]
+Batch = Annotated[int | None, typer.Option("--global-batch", "-b", help="Samples per step.")]
+SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens per sample.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (default: by device).")
+]
+OptimizerOption = Annotated[
+    str, typer.Option("--optimizer", help="sgd, momentum, adam, adamw, adafactor, adam8bit.")
+]
+ModeOption = Annotated[str, typer.Option("--mode", help="train or infer.")]
+AttentionOption = Annotated[str, typer.Option("--attention", help="auto, unfused or flash.")]
+SoftwareOption = Annotated[
+    str | None, typer.Option("--software", help="Software profile (default: by device).")
+]
+StrategyOption = Annotated[
+    str, typer.Option("--strategy", "-s", help="dp=8,tp=8,pp=16,... fixes all or part.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for plan.json, report and trace.")]
+
+
+@app.command()
+def profiles(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, *, json: Json = False
+) -> None:
+    """List or show devices, links, clusters and software profiles."""
+    from paraplan.verbs_about import show_profiles
+
+    show_profiles(name, as_json=json)
+
+
+@app.command()
+def trace(model: Model, *, seq_len: SeqLen = None, batch: Batch = 1, json: Json = False) -> None:
+    """Show a model's graph: operators, parameters, FLOPs, memory."""
+    from paraplan.verbs_about import show_trace
+
+    show_trace(model, sequence_length=seq_len, batch_size=batch or 1, as_json=json)
+
+
+@app.command()
+def plan(
+    model: Model,
+    *,
+    cluster: ClusterOption = None,
+    global_batch: Batch = None,
+    seq_len: SeqLen = None,
+    precision: PrecisionOption = None,
+    optimizer: OptimizerOption = "adam",
+    mode: ModeOption = "train",
+    attention: AttentionOption = "auto",
+    software: SoftwareOption = None,
+    strategy: StrategyOption = "",
+    objective: Annotated[str, typer.Option(help="time, cost or devices.")] = "time",
+    out: Out = Path("paraplan-out"),
+    json: Json = False,
+) -> None:
+    """Search for the best split; write plan.json, a report and a trace."""
+    from paraplan.verbs_plan import plan_verb
+
+    plan_verb(
+        _options(locals()), objective=objective, out=out, as_json=json
+    )
+
+
+@app.command()
+def simulate(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL|PLAN.json")] = None,
+    *,
+    cluster: ClusterOption = None,
+    global_batch: Batch = None,
+    seq_len: SeqLen = None,
+    precision: PrecisionOption = None,
+    optimizer: OptimizerOption = "adam",
+    mode: ModeOption = "train",
+    attention: AttentionOption = "auto",
+    software: SoftwareOption = None,
+    strategy: StrategyOption = "",
+    detail: Annotated[str, typer.Option(help="folded or full (every rank).")] = "folded",
+    cases: Annotated[
+        Path | None, typer.Option("--cases", help="JSON lines, one case each.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for plan.json, report and trace.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score exactly one strategy (or many, with --cases)."""
+    from paraplan.verbs_plan import cases_verb, simulate_verb
+
+    if cases is not None:
+        cases_verb(cases)
+    else:
+        simulate_verb(_options(locals()), detail=detail, out=out, as_json=json)
+
+
+@app.command()
+def run(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
+    *,
+    scale_down: Annotated[int, typer.Option(help="Divide width and depth by this.")] = 1,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3,
+    processes: Annotated[
+        int | None, typer.Option(help="At most this many local processes.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds a rank may be silent.")] = 120.0,
+    check: Annotated[bool, typer.Option(help="Compare with a single process.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="run.json to write.")] = None,
+    json: Json = False,
+) -> None:
+    """Execute a plan here (or under torchrun) and check it against one process."""
+    from paraplan.verbs_run import run_verb
+
+    run_verb(
+        plan_file, scale_down=scale_down, steps=steps, processes=processes, timeout_s=timeout,
+        check=check, out=out, as_json=json,
+    )  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    *,
+    quick: Annotated[bool, typer.Option(help="Fewer shapes, under a minute.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Processes that act as devices.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure this machine into a profile that --cluster local uses."""
+    from paraplan.verbs_run import calibrate_verb
+
+    calibrate_verb(quick=quick, processes=processes, as_json=json)
+
+
+@app.command()
+def compare(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json")],
+    *,
+    json: Json = False,
+) -> None:
+    """Print predicted beside measured."""
+    from paraplan.verbs_run import compare_verb
+
+    compare_verb(plan_file, run_file, as_json=json)
+
+
+@app.command()
+def validate(*, json: Json = False) -> None:
+    """Print published results: predicted beside measured."""
+    from paraplan.verbs_about import validate_verb
+
+    validate_verb(as_json=json)
+
+
+@app.command()
+def report(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".html or .md file to write.")
+    ] = None,
+) -> None:
+    """Write a plan's report again, as HTML or Markdown."""
+    from paraplan.verbs_plan import report_verb
+
+    report_verb(plan_file, out=out)
+
+
+_OPTION_KEYS = (
+    "model", "cluster", "global_batch", "seq_len", "precision", "optimizer", "mode", "attention",
+    "software", "strategy",
+)  # fmt: skip
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in _OPTION_KEYS}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run_command_line(arguments))
+
+
+def run_command_line(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; a user's mistake is one line."""
+    command: Callable[..., Any] = typer.main.get_command(app)
+    try:
+        status = command(args=arguments, prog_name="paraplan", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_WRONG_USE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "paraplan"
+        print_text(
+            f"{where}: {one_line(error.format_message())} See '{where} --help'.", to_stderr=True
+        )
+        return EXIT_WRONG_USE
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print_text("paraplan: interrupted", to_stderr=True)
+        return 130
+    except ValueError as error:
+        return _tell(error)
+    except BrokenPipeError:
+        return EXIT_DONE
+    return status if isinstance(status, int) else EXIT_DONE
+
+
+def _tell(error: ValueError) -> int:
+    """Tell a user's mistake in one line; anything else is a defect and keeps its traceback."""
+    from hardware_profiles.errors import ParaplanError
+    from planner.errors import NoFeasiblePlanError
+
+    if not isinstance(error, ParaplanError):
+        raise error
+    print_text(f"paraplan: {one_line(str(error))}", to_stderr=True)
+    return EXIT_FAILED if isinstance(error, NoFeasiblePlanError) else EXIT_WRONG_USE

@@ -1,0 +1,101 @@
+"""Verbs that tell: profiles, trace, validate."""
+
+from dataclasses import asdict
+from typing import Any
+
+from paraplan.console import print_json, print_text
+
+KINDS = ("device", "link", "cluster", "software")
+GIGA = 1e9
+
+
+def show_profiles(name: str | None, *, as_json: bool) -> None:
+    """List all profiles by kind, or show one with value, unit, source and kind per quantity."""
+    from hardware_profiles import catalog_names, describe_profile
+
+    if name is None:
+        listing = {kind: list(catalog_names(kind)) for kind in KINDS}  # type: ignore[arg-type]
+        if as_json:
+            print_json(listing)
+            return
+        for kind, names in listing.items():
+            print_text(f"{kind} ({len(names)}): {', '.join(names)}")
+        return
+    described = describe_profile(name)
+    if as_json:
+        print_json(described)
+        return
+    for key, value in described.items():
+        _print_field(key, value)
+
+
+def _print_field(key: str, value: Any, indent: int = 0) -> None:  # noqa: ANN401
+    lead = "  " * indent
+    if isinstance(value, dict) and "value" in value and "unit" in value:
+        note = f"; {value['note']}" if value.get("note") else ""
+        print_text(
+            f"{lead}{key}: {value['value']} {value['unit']}  "
+            f"[{value.get('kind', '')}, {value.get('source', '')}{note}]"
+        )
+    elif isinstance(value, dict):
+        print_text(f"{lead}{key}:")
+        for inner, item in value.items():
+            _print_field(str(inner), item, indent + 1)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        print_text(f"{lead}{key}:")
+        for number, item in enumerate(value):
+            _print_field(str(number), item, indent + 1)
+    else:
+        print_text(f"{lead}{key}: {value}")
+
+
+def show_trace(
+    model: str, *, sequence_length: int | None, batch_size: int, as_json: bool
+) -> None:
+    """Show units, operators, parameters, FLOPs and memory of a traced model."""
+    from paraplan.planning import trace
+    from planner.graph_math import trace_summary
+
+    graph = trace(model, sequence_length=sequence_length)
+    summary = trace_summary(graph, batch_size=batch_size)
+    if as_json:
+        print_json(summary)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"[bold]{graph.name}[/]: {graph.num_parameters:,} parameters, "
+        f"{graph.graph.number_of_nodes()} operators in {len(graph.units)} units, "
+        f"batch {batch_size} x {graph.sequence_length} positions"
+    )
+    rows = summary["units"]
+    table = Table(box=None, header_style="bold")
+    for column in rows[0]:
+        table.add_column(str(column), justify="left" if column == "unit" else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+    for warning in graph.warnings:
+        console.print(f"warning: {warning.subject}: {warning.message}", style="yellow")
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def validate_verb(*, as_json: bool) -> None:
+    """Print published results: predicted beside measured; fail where a tolerance is missed."""
+    from paraplan.console import EXIT_FAILED
+    from paraplan.validation import validate
+
+    outcome = validate()
+    if as_json:
+        print_json(asdict(outcome))
+    else:
+        print_text(outcome.as_text())
+    if not all(case.passed for case in outcome.cases):
+        raise SystemExit(EXIT_FAILED)

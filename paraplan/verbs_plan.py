@@ -1,0 +1,169 @@
+"""Verbs that plan: plan, simulate, report."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hardware_profiles.errors import ParaplanError
+from paraplan.console import one_line, print_json, print_text, progress_bar
+from planner.errors import StrategyError
+
+REQUIRED = {"cluster": "--cluster", "global_batch": "--global-batch"}
+OBJECTIVES = ("time", "cost", "devices")
+
+
+def _make_options(values: dict[str, Any]) -> Any:  # noqa: ANN401
+    from paraplan.planning import Options
+
+    for key, flag in REQUIRED.items():
+        if values.get(key) is None:
+            raise StrategyError(f"{flag} is missing; give one, see 'paraplan plan --help'")
+    return Options(**{key: value for key, value in values.items() if value is not None})
+
+
+def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: bool) -> None:
+    """Search, print the answer, write plan.json, report.html and trace.json."""
+    from paraplan.planning import plan
+
+    if objective not in OBJECTIVES:
+        raise StrategyError(f"--objective is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    options = _make_options(values)
+    with progress_bar(quiet=as_json) as progress:
+        made, result = plan(options, objective=objective, progress=progress)
+        progress("writing the report", 1, 1)
+        written = _write_all(made, result.best.evaluation, result.book.problem.cluster, out)
+    if as_json:
+        print_json(
+            {
+                "best": made.prediction,
+                "candidates": list(made.candidates),
+                "baselines": list(made.baselines),
+                "num_candidates": result.num_candidates,
+                "num_rejected": result.rejected,
+                "search_time_s": result.search_time_s,
+                "explanation": made.explanation,
+                "files": written,
+            }
+        )
+        return
+    _print_plan(made)
+    print_text(
+        f"{result.num_candidates} candidates in {result.search_time_s:.1f} s. "
+        f"Written: {', '.join(written)}"
+    )
+
+
+def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]:  # noqa: ANN401
+    from paraplan.planning import write_text
+    from planner.plan import plan_to_json
+    from planner.replay import shown_timeline
+    from planner.report.html import write_html_report
+    from simulator.exports.chrome import timeline_to_chrome
+
+    timeline, _ = shown_timeline(evaluation)
+    paths = [out / name for name in ("plan.json", "report.html", "trace.json")]
+    write_text(paths[0], plan_to_json(plan))
+    write_html_report(plan, timeline, paths[1], cluster=cluster)
+    write_text(paths[2], json.dumps(timeline_to_chrome(timeline)))
+    return [str(path) for path in paths]
+
+
+def _print_plan(plan: Any) -> None:  # noqa: ANN401
+    import os
+    import shutil
+
+    from planner.report.terminal import render_plan
+
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = min(100, shutil.get_terminal_size((96, 24)).columns)
+    print_text(render_plan(plan, width=width, color=color))
+
+
+def simulate_verb(
+    values: dict[str, Any], *, detail: str, out: Path | None, as_json: bool
+) -> None:
+    """Score exactly one strategy."""
+    from paraplan.planning import is_plan_file, options_of_plan, simulate, write_text
+    from planner.plan import load_plan, plan_to_json
+
+    if detail not in ("folded", "full"):
+        raise StrategyError(f"--detail is {detail!r}; expected folded or full")
+    model = values["model"]
+    if model is None:
+        raise StrategyError("MODEL is missing; give a model, a plan file or --cases FILE")
+    if is_plan_file(model):
+        options = options_of_plan(load_plan(model), cluster=values["cluster"])
+    else:
+        options = _make_options(values)
+    made, timeline = simulate(options, detail=detail)
+    if out is not None:
+        from simulator.exports.chrome import timeline_to_chrome
+
+        write_text(out / "plan.json", plan_to_json(made))
+        write_text(out / "trace.json", json.dumps(timeline_to_chrome(timeline)))
+    if as_json:
+        print_json(made.prediction)
+    else:
+        _print_plan(made)
+
+
+def cases_verb(path: Path) -> None:
+    """Score many cases in one process: JSON lines in, JSON lines out, in order."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StrategyError(f"{path}: cannot be read ({error}); expected JSON lines") from None
+    for line in lines:
+        if line.strip():
+            sys.stdout.write(json.dumps(_case(line), sort_keys=True) + "\n")
+            sys.stdout.flush()
+
+
+def _case(line: str) -> dict[str, Any]:
+    from paraplan.planning import OPTION_NAMES, Options, make_problem, rank_strategy
+    from planner.prediction import prediction
+
+    case: Any = None
+    try:
+        case = json.loads(line)
+        if not isinstance(case, dict):
+            raise StrategyError(f"a case is {type(case).__name__}; expected an object")
+        unknown = sorted(set(case) - set(OPTION_NAMES) - {"id"})
+        if unknown:
+            raise StrategyError(
+                f"unknown key '{unknown[0]}'; expected {', '.join(OPTION_NAMES)} or id"
+            )
+        options: Options = _make_options(
+            {"cluster": None, "global_batch": None} | {k: v for k, v in case.items() if k != "id"}
+        )
+        problem = make_problem(options)
+        _, ranked = rank_strategy(problem, options.strategy)
+        answer = prediction(problem, ranked.evaluation, step_time_s=ranked.step_time_s)
+    except json.JSONDecodeError as error:
+        answer = {"error": f"not JSON: {error.msg}"}
+    except TypeError as error:
+        answer = {"error": one_line(f"a value has the wrong type ({error})")}
+    except ParaplanError as error:
+        answer = {"error": one_line(str(error))}
+    if isinstance(case, dict) and "id" in case:
+        answer["id"] = case["id"]
+    return answer
+
+
+def report_verb(plan_file: Path, *, out: Path | None) -> None:
+    """Write the report of a plan file again."""
+    from hardware_profiles import load_cluster
+    from paraplan.planning import timeline_of_plan, write_text
+    from planner.report.html import write_html_report
+    from planner.report.markdown import render_markdown
+
+    target = out or plan_file.with_name("report.html")
+    if target.suffix not in (".html", ".md"):
+        raise StrategyError(f"--out is {target}; expected a name ending in .html or .md")
+    plan, timeline = timeline_of_plan(plan_file)
+    if target.suffix == ".md":
+        write_text(target, render_markdown(plan))
+    else:
+        write_html_report(plan, timeline, target, cluster=load_cluster(plan.cluster.name))
+    print_text(f"Written: {target}")
