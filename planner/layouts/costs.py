@@ -36,6 +36,9 @@ from simulator.groups import CollectiveKind
 from simulator.operators import operator_time
 
 _MAX_SETTINGS = 256
+_MODEL_BACKWARD = 2.0
+"""Backward FLOPs of attention that the model asks for, over forward; what a fused kernel computes
+again is no model work [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -203,6 +206,8 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
     )
     forward_flops = total_flops(operator, operator.flops_forward, cut)
     backward_flops = total_flops(operator, operator.flops_backward, cut) if is_training else 0.0
+    if operator.kind == "attention":
+        backward_flops = min(backward_flops, _MODEL_BACKWARD * forward_flops)
     saved_bytes, partial_bytes = _saved(setting, name, choice) if is_training else (0.0, 0.0)
     inputs, outputs, _ = endpoint_bytes(operator, cut)
     is_core = is_training and operator.kind == "attention"

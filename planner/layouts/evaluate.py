@@ -7,13 +7,13 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import StrategyError
 from planner.graph import ModelGraph, Unit
-from planner.layouts.costs import OperatorCost, Setting, operator_cost
+from planner.layouts.costs import OperatorCost, Setting, operator_cost, whole_bytes
 from planner.layouts.exchanges import (
-    class_seconds,
-    class_states,
+    Exchange,
+    cheapest_states,
+    exchange_seconds,
     exchange_uses,
     expert_exchange,
-    flow_classes,
     producer_bytes,
     producer_exchange,
     reader_bytes,
@@ -26,8 +26,6 @@ from planner.layouts.sizes import flat_labels, item_bytes, num_elements
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import Axis, CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.workload import Workload
-
-_TIE = 1e-9
 
 
 def unit_terms(
@@ -124,17 +122,14 @@ def check_divisible(setting: Setting, layout: LayoutSolution) -> None:
 
 
 def tensor_layouts(setting: Setting, layout: LayoutSolution) -> dict[str, TensorState]:
-    """Return the state in which each tensor is held: the cheapest, of equal ones the first."""
-    choices = dict(layout.choices)
-    splittable = frozenset(label for label in choices.values() if label is not None)
-    found = {}
-    for group in flow_classes(setting.graph):
-        states = class_states(setting.graph, group, splittable)
-        seconds = [class_seconds(setting, group, choices, state) for state in states]
-        limit = min(seconds) * (1 + _TIE)
-        best = next(state for state, value in zip(states, seconds, strict=True) if value <= limit)
-        found.update({flow.tensor: best for flow in group.flows})
-    return found
+    """Return the state in which each tensor is held: the one that takes the least time."""
+
+    def price(exchange: Exchange, tensor: str, labels: tuple[str, ...]) -> float:
+        if exchange == (None, None):
+            return 0.0
+        return exchange_seconds(setting, exchange, whole=whole_bytes(setting, tensor, labels))
+
+    return cheapest_states(setting.graph, layout.choices, price=price)
 
 
 def _terms(

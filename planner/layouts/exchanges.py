@@ -1,5 +1,6 @@
 """Collectives between operators: reshards on edges and tokens on their way to experts."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,6 +31,7 @@ from simulator.groups import CollectiveKind
 
 Exchange = tuple[CollectiveKind | None, CollectiveKind | None]
 """Collective forward, collective backward."""
+_TIE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,22 +165,45 @@ def expert_exchange(
     )
 
 
-def class_seconds(
-    setting: Setting, group: FlowClass, choices: dict[str, str | None], state: TensorState
+def class_cost(
+    graph: ModelGraph,
+    group: FlowClass,
+    choices: Mapping[str, str | None],
+    state: TensorState,
+    *,
+    price: Callable[[Exchange, str, tuple[str, ...]], float],
 ) -> float:
-    """Return the time that a class of tensors costs in one state, all repetitions [s]."""
-    graph = setting.graph
+    """Return what a class of tensors costs in one state, all repetitions.
+
+    ``price`` values an exchange of the slice of a tensor that some labels span.
+    """
     counts = unit_counts(graph)
-    seconds = 0.0
+    total = 0.0
     for flow in group.flows:
         if flow.producer is not None:
             exchange = producer_exchange(graph, flow, choices[flow.producer], state)
-            seconds += counts[flow.producer] * exchange_seconds(
-                setting, exchange, whole=producer_bytes(setting, flow)
-            )
+            labels = flat_labels(graph.tensors[flow.tensor].dims)
+            total += counts[flow.producer] * price(exchange, flow.tensor, labels)
         for reader in flow.readers:
             exchange = reader_exchange(graph, flow, reader, choices[reader.operator], state)
-            seconds += counts[reader.operator] * exchange_seconds(
-                setting, exchange, whole=reader_bytes(setting, flow, reader)
-            )
-    return seconds
+            labels = flat_labels(reader.operand.dims)
+            total += counts[reader.operator] * price(exchange, flow.tensor, labels)
+    return total
+
+
+def cheapest_states(
+    graph: ModelGraph,
+    choices: Mapping[str, str | None],
+    *,
+    price: Callable[[Exchange, str, tuple[str, ...]], float],
+) -> dict[str, TensorState]:
+    """Return the state in which each tensor is held: the cheapest, of equal ones the first."""
+    splittable = frozenset(label for label in choices.values() if label is not None)
+    found = {}
+    for group in flow_classes(graph):
+        states = class_states(graph, group, splittable)
+        costs = [class_cost(graph, group, choices, state, price=price) for state in states]
+        limit = min(costs) * (1 + _TIE)
+        best = next(state for state, cost in zip(states, costs, strict=True) if cost <= limit)
+        found.update({flow.tensor: best for flow in group.flows})
+    return found

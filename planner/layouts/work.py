@@ -26,6 +26,9 @@ _SOFTMAX_PASSES = {"fused": (2.0, 3.0), "separate": (8.0, 9.0)}
 one kernel reads and writes (backward reads two and writes one); scale, mask, softmax and dropout
 apart read and write each [1]."""
 _SEPARATE_SOFTMAX_KERNELS = 4.0
+_CAUSAL_SHARE = 0.5
+"""Share of the score matrix that a fused kernel computes under a causal mask; its measured rates
+count so (Dao 2023, arXiv:2307.08691, section 4.1) [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,12 +192,13 @@ def _work(
 ) -> Work:
     kind: WorkKind = "attention" if operator.kind == "attention" else "memory"
     kind = _PRODUCT_KINDS.get(operator.kind, kind)
+    is_half = operator.causal and kind == "attention"
     forward = _flops(operator, operator.flops_forward, cut)
     batch, m, n, k = _shape(operator, cut, forward)
     return Work(
         kind=kind,
         precision=cut.workload.precision,
-        num_flops=flops,
+        num_flops=flops * _CAUSAL_SHARE if is_half else flops,
         memory_bytes=num_bytes,
         batch=batch,
         m=m,

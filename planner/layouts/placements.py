@@ -1,0 +1,285 @@
+"""A layout as the executor reads it: parameter placements and changes at module boundaries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from planner.graph import Dims, ModelGraph, Operator
+from planner.layouts.exchanges import Exchange, cheapest_states
+from planner.layouts.flows import (
+    Flow,
+    Reader,
+    TensorState,
+    output_layout,
+    tensor_flows,
+    wanted_layout,
+)
+from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard_label
+from planner.layouts.terms import LayoutSolution
+from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
+
+_VOLUME = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+"""Share of a tensor that a rank sends, times its ranks over ranks minus one [1]."""
+_BIAS = "aten.add_bias"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Draft:
+    """What has been found so far; paths are those of first repetitions."""
+
+    inputs: dict[str, Boundary] = field(default_factory=dict)
+    outputs: dict[str, Boundary] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout:
+    """Return parameter placements and module boundaries of a layout.
+
+    A change of layout is put at the exit of the module that writes a tensor, else at the entry of
+    the modules that read it. Where neither is possible, because both sides are plain functions
+    inside one module, the layout is marked as not executable, with the reason.
+
+    Parameters
+    ----------
+    graph : ModelGraph
+        The model.
+    solution : LayoutSolution
+        What each operator splits.
+
+    Returns
+    -------
+    PlannedLayout
+        With names and paths of all repetitions.
+    """
+    draft = _Draft()
+    states = cheapest_states(graph, solution.choices, price=_price_of(graph, solution.size))
+    parameters = _parameters(graph, solution, states, draft)
+    model_input = _model_input(graph, solution)
+    _place_inputs(graph, solution, model_input, draft)
+    for flow in tensor_flows(graph).values():
+        if flow.producer is not None:
+            _place(graph, solution, flow, states[flow.tensor], draft)
+    _check_attention(graph, solution, draft)
+    return PlannedLayout(
+        axis="tp",
+        size=solution.size,
+        operators=dict(solution.choices),
+        parameters=parameters,
+        modules=_expanded(graph, draft),
+        model_input=model_input,
+        executable=not draft.problems,
+        not_executable_because=draft.problems[0] if draft.problems else "",
+    )
+
+
+def placement_of(layout: Layout, dims: Dims) -> Placement | None:
+    """Return a layout as ``R``, ``P`` or ``S<dim>`` of a tensor with these dims.
+
+    None where the label is not the leading factor of its dim: a contiguous shard of the dim is
+    then no shard of the label.
+
+    Examples
+    --------
+    >>> placement_of("S:heads", (("b",), ("s",), ("heads", "d")))
+    'S2'
+    >>> placement_of("S:heads", (("b",), ("s",), ("three", "heads", "d"))) is None
+    True
+    """
+    label = shard_label(layout)
+    if label is None:
+        return layout
+    for place, dim in enumerate(dims):
+        if dim and dim[0] == label:
+            return f"S{place}"
+    return None
+
+
+def _price_of(graph: ModelGraph, size: int) -> Callable[[Exchange, str, tuple[str, ...]], float]:
+    """Return a price in elements sent, for lack of a machine."""
+
+    def price(exchange: Exchange, tensor: str, labels: tuple[str, ...]) -> float:
+        del tensor
+        elements = 1.0
+        for label in labels:
+            elements *= graph.indices[label].size
+        return sum(
+            elements * _VOLUME.get(kind, 1.0 / size) for kind in exchange if kind is not None
+        )
+
+    return price
+
+
+def _parameters(
+    graph: ModelGraph,
+    solution: LayoutSolution,
+    states: dict[str, TensorState],
+    draft: _Draft,
+) -> dict[str, Placement]:
+    found: dict[str, Placement] = {}
+    for name, choice in solution.choices.items():
+        operator = graph.operator(name)
+        for operand in operator.parameters:
+            layout = wanted_layout(operator, operand, choice)
+            if operand.tensor in states:
+                layout = states[operand.tensor].value
+            placement = placement_of(layout, graph.tensors[operand.tensor].dims)
+            if placement is None:
+                draft.problems.append(
+                    f"{operand.tensor}: {shard_label(layout)} is not the leading factor of its "
+                    "dimension, so that a contiguous shard would mix it with others"
+                )
+            elif placement != REPLICATED:
+                for full_name in graph.parameter_names.get(operand.tensor, (operand.tensor,)):
+                    found.setdefault(full_name, placement)
+    return dict(sorted(found.items()))
+
+
+def _model_input(graph: ModelGraph, solution: LayoutSolution) -> Placement:
+    readers = [name for name, _, _ in _input_readers(graph)]
+    choices = {solution.choices[name] for name in readers}
+    return "S0" if choices == {graph.batch_label} else "R"
+
+
+def _input_readers(graph: ModelGraph) -> list[tuple[str, Operator, int]]:
+    """Return operators that read samples of the model's input, and which operand; no losses."""
+    found = []
+    for unit in graph.units:
+        for name in unit.operators:
+            operator = graph.operator(name)
+            for place, operand in enumerate(operator.inputs):
+                is_input = graph.tensors[operand.tensor].kind == "input"
+                has_samples = any(graph.batch_label in dim for dim in operand.dims)
+                if is_input and has_samples and operator.kind != "loss":
+                    found.append((name, operator, place))
+    return found
+
+
+def _place_inputs(
+    graph: ModelGraph, solution: LayoutSolution, model_input: Placement, draft: _Draft
+) -> None:
+    if model_input != "R":
+        return
+    for name, operator, place in _input_readers(graph):
+        operand = operator.inputs[place]
+        wanted = wanted_layout(operator, operand, solution.choices[name])
+        placement = placement_of(wanted, operand.dims)
+        if wanted != REPLICATED and placement is not None and _begins(graph, name, place):
+            draft.inputs[operator.module_path] = Boundary(have="R", want=placement)
+
+
+def _place(
+    graph: ModelGraph,
+    solution: LayoutSolution,
+    flow: Flow,
+    state: TensorState,
+    draft: _Draft,
+) -> None:
+    """Put the changes of one tensor at its producer's exit and its readers' entries."""
+    if flow.producer is None:
+        return
+    producer = graph.operator(flow.producer)
+    have = output_layout(graph, producer, flow.tensor, solution.choices[flow.producer])
+    sums_gradient = have == state.value == REPLICATED and state.gradient == PARTIAL
+    if _ends(graph, flow) and (have != state.value or sums_gradient):
+        dims = graph.tensors[flow.tensor].dims
+        before, after = placement_of(have, dims), placement_of(state.value, dims)
+        if before is not None and after is not None:
+            draft.outputs[producer.module_path] = Boundary(have=before, want=after)
+            have = state.value
+    for reader in flow.readers:
+        if not _is_inside_module(graph, flow, reader):
+            _place_at_reader(graph, solution, reader, have, draft)
+
+
+def _place_at_reader(
+    graph: ModelGraph, solution: LayoutSolution, reader: Reader, have: Layout, draft: _Draft
+) -> None:
+    operator = graph.operator(reader.operator)
+    wanted = wanted_layout(operator, reader.operand, solution.choices[reader.operator])
+    if wanted == have or operator.kind == "loss":
+        return
+    place = operator.inputs.index(reader.operand)
+    after = placement_of(wanted, reader.operand.dims)
+    renamed = dict(reader.operand.relabel)
+    label = shard_label(have)
+    shown = have if label is None else f"S:{renamed.get(label, label)}"
+    before = placement_of(shown, reader.operand.dims)
+    if _begins(graph, reader.operator, place) and before is not None and after is not None:
+        draft.inputs[operator.module_path] = Boundary(have=before, want=after)
+    elif reshard_kind(have, wanted) is not None:
+        draft.problems.append(
+            f"{reader.operator}: reads {reader.operand.tensor} as {wanted}, which arrives as "
+            f"{have}, and no module begins or ends between the two"
+        )
+
+
+def _check_attention(graph: ModelGraph, solution: LayoutSolution, draft: _Draft) -> None:
+    """Refuse what the executor's attention cannot run: a split of the queries' positions."""
+    for name, choice in solution.choices.items():
+        operator = graph.operator(name)
+        if operator.kind == "attention" and choice in graph.sequence_labels:
+            draft.problems.append(
+                f"{name}: splits positions inside attention, which needs context parallelism"
+            )
+
+
+@lru_cache(maxsize=64)
+def _module_order(graph: ModelGraph) -> dict[str, tuple[str, ...]]:
+    """Return the operators of every module path, in execution order."""
+    found: dict[str, list[str]] = {}
+    for unit in graph.units:
+        for name in unit.operators:
+            found.setdefault(graph.operator(name).module_path, []).append(name)
+    return {path: tuple(names) for path, names in found.items()}
+
+
+def _begins(graph: ModelGraph, name: str, place: int) -> bool:
+    """Whether an operator's operand is the first input of the module it runs in."""
+    operator = graph.operator(name)
+    if not operator.module_path or operator.kind == "elementwise":
+        return False
+    return place == 0 and _module_order(graph)[operator.module_path][0] == name
+
+
+def _ends(graph: ModelGraph, flow: Flow) -> bool:
+    """Whether a tensor is what its producer's module returns (up to the bias of a product)."""
+    if flow.producer is None:
+        return False
+    producer = graph.operator(flow.producer)
+    if not producer.module_path or producer.kind in ("attention", "elementwise"):
+        return False
+    names = _module_order(graph)[producer.module_path]
+    later = names[names.index(flow.producer) + 1 :]
+    return all(
+        graph.operator(name).target.startswith(_BIAS)
+        and any(operand.tensor == flow.tensor for operand in graph.operator(name).inputs)
+        for name in later
+    )
+
+
+def _is_inside_module(graph: ModelGraph, flow: Flow, reader: Reader) -> bool:
+    """Whether producer and reader are a product and its own bias, without a change between."""
+    operator = graph.operator(reader.operator)
+    return (
+        flow.producer is not None
+        and operator.target == _BIAS
+        and operator.module_path == graph.operator(flow.producer).module_path
+    )
+
+
+def _expanded(graph: ModelGraph, draft: _Draft) -> dict[str, ModuleBoundary]:
+    """Return boundaries by the paths of all repetitions."""
+    unit_of = {
+        graph.operator(name).module_path: unit for unit in graph.units for name in unit.operators
+    }
+    found = {}
+    for path in sorted({*draft.inputs, *draft.outputs}):
+        boundary = ModuleBoundary(input=draft.inputs.get(path), output=draft.outputs.get(path))
+        unit = unit_of[path]
+        first = unit.module_paths[0]
+        for here in unit.module_paths:
+            full = path
+            if path == first or path.startswith(f"{first}."):
+                full = here + path[len(first) :]
+            found[full] = boundary
+    return dict(sorted(found.items()))
