@@ -1,0 +1,84 @@
+"""Data parallelism: DDP, fully sharded, or own gradient averaging beside tensor and pipeline splits."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from executor.recording import Recorder
+from planner.strategy import Sharding
+
+
+def replicate(
+    module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder
+) -> DistributedDataParallel:
+    """Wrap a model in DDP whose bucket all-reduces are recorded."""
+    replicated = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+    replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
+    return replicated
+
+
+def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
+    size = group.size()
+
+    def hook(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        start = time.monotonic()
+        flat = bucket.buffer().div_(size)
+        num_bytes = flat.numel() * flat.element_size()
+        is_last = bucket.is_last()
+        work = dist.all_reduce(flat, group=group, async_op=True)
+
+        def finish(done: torch.futures.Future[Any]) -> torch.Tensor:
+            end = time.monotonic()
+            if recorder.is_on:
+                recorder.add("all_reduce", axis="dp", num_bytes=num_bytes, start_s=start,
+                             end_s=end, blocked_from_s=start if is_last else end)  # fmt: skip
+            reduced: torch.Tensor = done.value()[0]
+            return reduced
+
+        future: torch.futures.Future[torch.Tensor] = work.get_future().then(finish)
+        return future
+
+    return hook
+
+
+def shard_parameters(
+    module: nn.Module, blocks: Iterable[nn.Module], *, mesh: DeviceMesh, sharding: Sharding
+) -> FSDPModule:
+    """Shard parameters, gradients and optimizer state over a mesh axis by FSDP2.
+
+    ``parameters`` frees the gathered weights after each forward; ``optimizer`` and ``gradients``
+    keep them until the backward pass is through (see :func:`prepare_microbatch`).
+    """
+    frees = sharding == "parameters"
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=frees)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=frees)
+
+
+def prepare_microbatch(module: nn.Module, *, sharding: Sharding, is_last: bool) -> None:
+    """Set what FSDP keeps after this microbatch's backward pass.
+
+    ``optimizer`` reduces gradients once per step (whole gradients accumulate), ``gradients`` after
+    every microbatch; both gather weights once per step. ``parameters`` does everything each time.
+    """
+    if not isinstance(module, FSDPModule) or sharding == "parameters":
+        return
+    module.set_reshard_after_backward(is_last)
+    module.set_requires_gradient_sync(is_last or sharding == "gradients")
+
+
+def sharding_blocks(candidates: Iterable[nn.Module], *, tied: frozenset[int]) -> list[nn.Module]:
+    """Return the modules to gather one at a time: those with parameters, none of them tied."""
+    found = []
+    for module in candidates:
+        parameters = list(module.parameters())
+        if parameters and not any(id(parameter) in tied for parameter in parameters):
+            found.append(module)
+    return found

@@ -1,0 +1,7 @@
+"""Errors of running a plan; each message tells where, what was found, what was expected, what next."""
+
+from hardware_profiles.errors import ParaplanError
+
+
+class RunError(ParaplanError):
+    """A plan cannot run here, or a run failed."""

@@ -1,0 +1,130 @@
+"""Start and watch the ranks of a local run: ``python -m executor.host RUN_DIR``.
+
+torch is imported once, then each rank is forked. When a rank dies, the others are killed at once and
+the first cause is written to ``failure.json``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from executor.death import die_with_parent
+
+SETTINGS_FILE = "settings.json"
+FAILURE_FILE = "failure.json"
+LAUNCHER_PID = "PARAPLAN_LAUNCHER_PID"
+_GRACE_S = 1.0
+"""Time for other ranks to end after the first one failed, so that the first cause is known [s]."""
+_POLL_S = 0.02
+
+
+def main(run_dir: Path) -> int:
+    """Fork the ranks of ``settings.json``, wait for them, return 0 if all ended well."""
+    die_with_parent(int(os.environ[LAUNCHER_PID]))
+    from executor.settings import load_settings
+    from executor.worker import run_rank  # imports torch, before the forks
+
+    settings = load_settings(run_dir / SETTINGS_FILE)
+    host_pid = os.getpid()
+    ranks: dict[int, int] = {}
+    for rank in range(settings.shape.num_processes):
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent(host_pid)
+            _set_environment(rank, settings.shape.num_processes)
+            _run_and_exit(lambda: run_rank(settings, run_dir=run_dir), run_dir, rank)
+        ranks[pid] = rank
+    return _watch(ranks, run_dir)
+
+
+def _set_environment(rank: int, world: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _run_and_exit(run: object, run_dir: Path, rank: int) -> None:
+    """Run one rank and leave without returning to the host's code."""
+    status = 1
+    try:
+        run()  # type: ignore[operator]
+        status = 0
+    except BaseException as error:  # the process ends here, whatever it was
+        _write_failure(run_dir / f"failure-{rank}.json", error)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _write_failure(path: Path, error: BaseException) -> None:
+    from hardware_profiles.errors import ParaplanError
+
+    import traceback
+
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    words = str(cause).strip().splitlines() or [""]
+    name = "" if isinstance(cause, ParaplanError) else f"{type(cause).__name__}: "
+    record = {"time_s": time.monotonic(), "message": f"{name}{words[0]}"}
+    traceback.print_exception(error)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _watch(ranks: dict[int, int], run_dir: Path) -> int:
+    """Wait for all ranks; on the first failure give the others a moment, then kill them."""
+    signals: dict[int, int] = {}
+    failed: set[int] = set()
+    deadline = float("inf")
+    while ranks:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            if time.monotonic() > deadline:
+                _kill(ranks)
+                break
+            time.sleep(_POLL_S)
+            continue
+        rank = ranks.pop(pid)
+        if status == 0:
+            continue
+        failed.add(rank)
+        if os.WIFSIGNALED(status):
+            signals[rank] = os.WTERMSIG(status)
+        deadline = min(deadline, time.monotonic() + _GRACE_S)
+    if not failed:
+        return 0
+    message = _first_cause(run_dir, failed, signals)
+    (run_dir / FAILURE_FILE).write_text(json.dumps({"message": message}), encoding="utf-8")
+    return 1
+
+
+def _kill(ranks: dict[int, int]) -> None:
+    for pid in ranks:
+        os.kill(pid, signal.SIGKILL)
+    for pid in ranks:
+        os.waitpid(pid, 0)
+
+
+def _first_cause(run_dir: Path, failed: set[int], signals: dict[int, int]) -> str:
+    """Return the line of the rank that failed first; a killed rank cannot speak and goes first."""
+    if signals:
+        rank, number = next(iter(signals.items()))
+        return f"rank {rank} was killed by signal {number} ({signal.Signals(number).name})"
+    records = []
+    for rank in failed:
+        path = run_dir / f"failure-{rank}.json"
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records.append((record["time_s"], rank, record["message"]))
+    if not records:
+        return f"rank {min(failed)} ended without a word"
+    _, rank, message = min(records)
+    return f"rank {rank}: {message}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

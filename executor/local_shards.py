@@ -1,0 +1,118 @@
+"""Operators that run on each rank's own shard, where DTensor has no rule or a slow one.
+
+A call whose tensors are split along independent rows (samples of a convolution, heads of an
+attention) needs no communication: every rank runs the plain kernel on its shard. A parameter read
+whole by ranks with different samples then gets a partial gradient, which the type of its local view
+says to autograd.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+ROW_WISE = frozenset({
+    "conv1d", "conv2d", "conv3d", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
+    "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "batch_norm", "local_response_norm", "boolean_dispatch",
+    "_max_pool2d", "_max_pool1d",
+})  # fmt: skip
+"""Functions that treat each sample alone; their first tensor holds the samples."""
+_ATTENTION = "scaled_dot_product_attention"
+_HEADS_DIM = 1
+
+
+class LocalShards(TorchFunctionMode):
+    """Run attention, convolutions and pooling of DTensors on local shards.
+
+    Parameters
+    ----------
+    recompute_attention : bool
+        Compute each attention core again in the backward pass (selective recomputation).
+    drop_dropout : bool
+        Make dropout the identity, so that runs with different splits are comparable.
+    """
+
+    def __init__(self, *, recompute_attention: bool, drop_dropout: bool) -> None:
+        super().__init__()
+        self._recompute_attention = recompute_attention
+        self._drop_dropout = drop_dropout
+
+    def __torch_function__(  # noqa: D105
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == _ATTENTION:
+            return self._attention(func, args, kwargs)
+        if self._drop_dropout and name.endswith("dropout") and args:
+            return args[0]
+        if name in ROW_WISE and any(isinstance(value, DTensor) for value in args):
+            return _row_wise(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _attention(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._drop_dropout:
+            kwargs = {**kwargs, "dropout_p": 0.0}
+            args = args[:4]
+        query, key, value = args[:3]
+        if not isinstance(query, DTensor):
+            return self._core(func, args, kwargs)
+        placements = _common_placements(query, key, value)
+        mesh = query.device_mesh
+        local = tuple(
+            part.redistribute(mesh, placements).to_local() if isinstance(part, DTensor) else part
+            for part in (query, key, value)
+        )
+        rest = tuple(_whole(part) for part in args[3:])
+        kwargs = {name: _whole(part) for name, part in kwargs.items()}
+        out = self._core(func, (*local, *rest), kwargs)
+        return DTensor.from_local(out, mesh, placements, run_check=False)
+
+    def _core(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._recompute_attention and torch.is_grad_enabled():
+            return checkpoint(func, *args, use_reentrant=False, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _common_placements(*parts: Any) -> list[Placement]:
+    """Return per mesh axis the split of samples or heads that all parts can share, else whole."""
+    first = parts[0]
+    found: list[Placement] = []
+    for axis, placement in enumerate(first.placements):
+        size = first.device_mesh.size(axis)
+        is_shared = (
+            isinstance(placement, Shard)
+            and placement.dim <= _HEADS_DIM
+            and all(part.shape[placement.dim] % size == 0 for part in parts)
+        )
+        found.append(placement if is_shared else Replicate())
+    return found
+
+
+def _whole(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _row_wise(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    rows = args[0]
+    mesh = rows.device_mesh
+    placements: list[Placement] = [
+        placement if placement == Shard(0) else Replicate() for placement in rows.placements
+    ]
+    of_weights: list[Placement] = [
+        Partial() if placement == Shard(0) else Replicate() for placement in placements
+    ]
+
+    def local(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        whole = value.redistribute(mesh, [Replicate()] * mesh.ndim)
+        return whole.to_local(grad_placements=of_weights)
+
+    own = rows.redistribute(mesh, placements).to_local()
+    out = func(own, *map(local, args[1:]), **{name: local(part) for name, part in kwargs.items()})
+    return DTensor.from_local(out, mesh, placements, run_check=False)

@@ -1,0 +1,212 @@
+"""Run a plan: as local processes that we start, or as one rank under torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import executor
+from executor.checks import check_plan_runs_here
+from executor.errors import RunError
+from executor.host import FAILURE_FILE, LAUNCHER_PID, SETTINGS_FILE
+from executor.result import RunResult, load_run, result_to_json, write_atomically
+from executor.settings import RunSettings, settings_to_json
+from executor.shape import MAX_LOCAL_PROCESSES, shape_of_run
+from planner.models.resolve import resolve_model
+from planner.plan import Plan, plan_to_json
+
+Progress = Callable[[str], None]
+DEFAULT_TIMEOUT_S = 300.0
+_RESULT_FILE = "run.json"
+_PLAN_FILE = "plan.json"
+_LOG_FILE = "host.log"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    scale_down: int = 1,
+    steps: int = 3,
+    num_processes: int | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    global_batch_size: int | None = None,
+    sequence_length: int | None = None,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    check: bool = True,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RunResult | None:
+    """Execute a plan, measure it, and compare it with one process.
+
+    Starts the plan's processes on this machine (gloo on the CPU, NCCL with enough GPUs). Under
+    torchrun each process runs its own rank instead.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to run.
+    scale_down : int
+        Divisor of the model's sizes; 1 runs it as it is [1].
+    steps : int
+        Timed training steps; one more is instrumented [1].
+    num_processes : int, optional
+        Ranks to use. Mesh axes of a larger plan shrink one by one until they fit; at most
+        :data:`executor.shape.MAX_LOCAL_PROCESSES` where left out [1].
+    timeout_s : float
+        Longest silence of a rank before the run is given up [s].
+    global_batch_size, sequence_length : int, optional
+        In place of the plan's (or of the scaled model's) [1].
+    learning_rate : float
+        Step size [1].
+    seed : int
+        Of weights and batches.
+    check : bool
+        Also train in one process, and compare losses and first gradients.
+    output : str or Path, optional
+        File for the result, written at once when all is done.
+    progress : callable, optional
+        Told one line per event.
+
+    Returns
+    -------
+    RunResult or None
+        None on all ranks but the first of a torchrun run.
+
+    Raises
+    ------
+    RunError
+        If the plan cannot run here, or a rank failed: which one and why.
+    """
+    if steps < 1 or scale_down < 1:
+        raise RunError(f"steps={steps}, scale_down={scale_down}: expected at least 1 of each")
+    source = resolve_model(plan.model.source)
+    if scale_down > 1:
+        if source.scale_down is None:
+            raise RunError(f"{source.source}: has no sizes to scale down; leave out --scale-down")
+        source = source.scale_down(scale_down)
+    world = _torchrun_world()
+    shape = shape_of_run(
+        plan,
+        num_processes=num_processes or world or MAX_LOCAL_PROCESSES,
+        scale_down=scale_down,
+        sequence_length=sequence_length or _sequence_length(plan, source.default_sequence_length,
+                                                            scale_down=scale_down),
+        global_batch_size=global_batch_size,
+        tensor_limits=[limit for _, limit in source.tensor_parallel_limits],
+    )  # fmt: skip
+    check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
+    settings = RunSettings(
+        plan_path=_PLAN_FILE, model=source.source, scale_down=scale_down, shape=shape,
+        stage_items=tuple(
+            sum(units.last - units.first for units in stage.units) for stage in plan.stages
+        ),
+        stage_paths=tuple(
+            stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
+        ),
+        steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
+        threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
+        result_path=_RESULT_FILE, local=world is None,
+    )  # fmt: skip
+    tell = progress or _silent
+    with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
+        run_dir = Path(folder)
+        (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
+        settings = replace(
+            settings, plan_path=str(run_dir / _PLAN_FILE), result_path=str(run_dir / _RESULT_FILE)
+        )
+        if world is None:
+            tell(f"starting {shape.num_processes} processes")
+            _launch(settings, run_dir, tell)
+            result: RunResult | None = load_run(run_dir / _RESULT_FILE)
+        else:
+            result = _join_torchrun(settings, world)
+    if result is not None and output is not None:
+        write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
+    return result
+
+
+def _silent(message: str) -> None:
+    """Drop a message."""
+
+
+def _sequence_length(plan: Plan, model_length: int, *, scale_down: int) -> int:
+    planned = plan.workload.sequence_length
+    return planned if scale_down == 1 else min(planned, model_length)
+
+
+def _torchrun_world() -> int | None:
+    """Return the number of processes torchrun started, None outside torchrun."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    return int(os.environ["WORLD_SIZE"])
+
+
+def _join_torchrun(settings: RunSettings, world: int) -> RunResult | None:
+    wanted = settings.shape.num_processes
+    if wanted != world:
+        raise RunError(
+            f"plan wants {wanted} processes, torchrun started {world}; "
+            f"use torchrun --nproc-per-node {wanted}, or --processes {world} to shrink the plan"
+        )
+    from executor.worker import run_rank
+
+    return run_rank(settings, run_dir=None)
+
+
+def _launch(settings: RunSettings, run_dir: Path, tell: Progress) -> None:
+    """Start the host process and wait; whatever happens, nothing is left running."""
+    (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
+    environment = {**os.environ, LAUNCHER_PID: str(os.getpid())}
+    environment.update(dict.fromkeys(_THREAD_VARIABLES, str(settings.threads_per_process)))
+    root = str(Path(executor.__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (root, os.environ.get("PYTHONPATH", "")))
+    )
+    with (run_dir / _LOG_FILE).open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "executor.host", str(run_dir)],
+            stdout=subprocess.PIPE, stderr=log, env=environment, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        for line in process.stdout or ():
+            _relay(line, tell)
+        status = process.wait()
+    finally:
+        _end(process)
+    if status != 0:
+        raise RunError(_failure(run_dir, status))
+
+
+def _relay(line: str, tell: Progress) -> None:
+    try:
+        message = json.loads(line)["progress"]
+    except (ValueError, TypeError, KeyError):
+        return
+    tell(str(message))
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Kill the host's session, which holds all ranks, and reap the host."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _failure(run_dir: Path, status: int) -> str:
+    path = run_dir / FAILURE_FILE
+    if path.exists():
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]
+        return f"run failed: {message}"
+    lines = (run_dir / _LOG_FILE).read_text(encoding="utf-8").strip().splitlines()
+    last = lines[-1] if lines else "no message"
+    return f"run failed: the process that starts the ranks ended with {status}: {last}"

@@ -1,0 +1,206 @@
+"""What one rank does: join, build, step, measure, hand in; rank 0 also checks and writes."""
+
+import json
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from executor import memory
+from executor.assemble import assemble, make_mesh
+from executor.foreign_load import foreign_cores, mark_load
+from executor.gradients import local_of
+from executor.judging import Measured, RankReport, judge
+from executor.optimizer import ShardOptimizer
+from executor.recording import Recorder
+from executor.result import RunResult, result_to_json, write_atomically
+from executor.settings import RunSettings
+from executor.spans import breakdown_of, collective_counts, spans_of
+from executor.training import Trainer
+from planner.models.resolve import resolve_model
+from planner.models.source import ModelSource
+from planner.plan import Plan, load_plan
+from simulator.timeline import Span
+
+
+def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:
+    """Run one rank of a plan; rank 0 returns the result and writes it.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What to run.
+    run_dir : Path or None
+        Folder shared by the processes of a local run, used to find each other; None to join the
+        group that torchrun's environment describes.
+    """
+    plan = load_plan(settings.plan_path)
+    source = resolve_model(settings.model)
+    device = _join(settings, run_dir=run_dir)
+    rank = dist.get_rank()
+    try:
+        reports, collectives, load = _train(plan, settings, source=source, device=device)
+        backend = dist.get_backend()
+        _barrier()
+    finally:
+        dist.destroy_process_group()
+    if rank != 0:
+        return None
+    _say(settings, "comparing with one process" if settings.check else "done")
+    measured = Measured(
+        reports=tuple(reports), collectives=collectives, foreign_load_cores=load,
+        backend=backend, device=device.type,
+    )  # fmt: skip
+    result = judge(plan, settings, source=source, measured=measured)
+    write_atomically(settings.result_path, json.dumps(result_to_json(result), indent=1) + "\n")
+    return result
+
+
+def _join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
+    torch.set_num_threads(settings.threads_per_process)
+    world = settings.shape.num_processes
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    use_cuda = torch.cuda.is_available() and (
+        torch.cuda.device_count() >= world or (run_dir is None and torch.cuda.device_count() > 0)
+    )
+    device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(device)
+    backend = "nccl" if use_cuda else "gloo"
+    timeout = timedelta(seconds=settings.timeout_s)
+    if run_dir is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        store = dist.FileStore(str(run_dir / "store"), world)
+        rank = int(os.environ["RANK"])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    return device
+
+
+def _train(
+    plan: Plan, settings: RunSettings, *, source: ModelSource, device: torch.device
+) -> tuple[list[RankReport], dict[str, dict[str, dict[str, float]]], float]:
+    shape = settings.shape
+    base_bytes = memory.held_bytes(device)
+    ranks = make_mesh(shape, device_type=device.type)
+    recorder = Recorder(
+        axis_of_group=ranks.groups(),
+        held_bytes=lambda: max(0.0, memory.held_bytes(device) - base_bytes),
+    )
+    assembly = assemble(
+        plan, settings, source=source, ranks=ranks, device=device, recorder=recorder
+    )
+    optimizer = None
+    if shape.mode == "train":
+        optimizer = ShardOptimizer(
+            shape.optimizer, list(assembly.parameters().values()),
+            learning_rate=settings.learning_rate,
+        )  # fmt: skip
+    trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,
+                      recorder=recorder, device=device)  # fmt: skip
+    memory.reset_peak(device)
+    before = mark_load()
+    losses, times, gradients = _steps(trainer, settings)
+    after = mark_load()
+    peak = max(0.0, memory.peak_bytes(device) - base_bytes)
+    spans, breakdown, marks = _instrumented_step(trainer, settings)
+    report = RankReport(
+        losses=tuple(losses), step_times_s=tuple(times), peak_bytes=peak,
+        cpu_s=after.own_s - before.own_s, spans=spans, memory=marks, breakdown_s=breakdown,
+        gradients=gradients,
+    )  # fmt: skip
+    reports = _gather(report)
+    load = foreign_cores(before, after, own_s=sum(r.cpu_s for r in reports)) if reports else 0.0
+    return reports, collective_counts(recorder), load
+
+
+def _steps(
+    trainer: Trainer, settings: RunSettings
+) -> tuple[list[float | None], list[float], dict[str, torch.Tensor]]:
+    shape = settings.shape
+    losses: list[float | None] = []
+    times: list[float] = []
+    gradients: dict[str, torch.Tensor] = {}
+    for step in range(settings.steps):
+        batch = trainer.source.make_batch(
+            shape.global_batch_size, shape.sequence_length, settings.seed + step
+        )
+        _barrier()
+        start = time.perf_counter()
+        losses.append(trainer.forward_backward(batch))
+        _finish_device(trainer.device)
+        middle = time.perf_counter()
+        if step == 0 and settings.check and shape.mode == "train":
+            gradients = _whole_gradients(trainer)
+        resumed = time.perf_counter()
+        trainer.update()
+        _finish_device(trainer.device)
+        times.append(middle - start + time.perf_counter() - resumed)
+        if dist.get_rank() == 0:
+            _say(settings, f"step {step + 1} of {settings.steps}: {times[-1]:.3f} s")
+    return losses, times, gradients
+
+
+def _whole_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Gather gradients within each stage; one rank per stage keeps them."""
+    ranks = trainer.ranks
+    keeps = ranks.coordinate("dp") == 0 and ranks.coordinate("tp") == 0
+    whole: dict[str, torch.Tensor] = {}
+    for name, parameter in trainer.assembly.parameters().items():
+        grad = parameter.grad
+        if grad is None:
+            continue
+        full = grad.full_tensor() if isinstance(grad, DTensor) else grad
+        if keeps:
+            whole[name] = local_of(full).detach().cpu().clone()
+    return whole
+
+
+def _instrumented_step(
+    trainer: Trainer, settings: RunSettings
+) -> tuple[tuple[Span, ...], dict[str, float], tuple[tuple[float, float], ...]]:
+    shape, recorder = settings.shape, trainer.recorder
+    batch = trainer.source.make_batch(
+        shape.global_batch_size, shape.sequence_length, settings.seed + settings.steps
+    )
+    _barrier()
+    start = time.monotonic()
+    with recorder.observed():
+        trainer.forward_backward(batch)
+        trainer.update()
+        _finish_device(trainer.device)
+    own_end = time.monotonic()
+    _barrier()
+    spans = spans_of(recorder, rank=dist.get_rank(), start_s=start)
+    breakdown = breakdown_of(recorder, spans, step_s=time.monotonic() - start)
+    breakdown["idle"] = max(breakdown["idle"], time.monotonic() - own_end)
+    marks = tuple((at - start, held) for at, held in recorder.memory)
+    return spans, breakdown, marks
+
+
+def _finish_device(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _barrier() -> None:
+    dist.barrier()
+
+
+def _gather(report: RankReport) -> list[RankReport]:
+    """Collect the reports on rank 0, in rank order; other ranks get an empty list."""
+    is_root = dist.get_rank() == 0
+    gathered: list[Any] | None = [None] * dist.get_world_size() if is_root else None
+    dist.gather_object(report, gathered, dst=0)
+    return list(gathered or [])
+
+
+def _say(settings: RunSettings, message: str) -> None:
+    """Tell the launcher, which reads lines of JSON from our standard output."""
+    if settings.local:
+        print(json.dumps({"progress": message}), flush=True)  # noqa: T201
