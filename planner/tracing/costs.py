@@ -144,7 +144,7 @@ class Costs:
                     continue
                 if note.savers - inside or not recomputes:
                     kept.add(note.number)
-                if recomputes and note.savers & inside:
+                else:
                     kept.update(self._entries(group, inside))
         return kept
 
