@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -101,16 +102,16 @@ def profile_path(name_or_path: str | Path, *, kind: ProfileKind) -> Path:
     path = _CATALOG / _FOLDERS[kind] / f"{name_or_path}.toml"
     if path.is_file():
         return path
-    raise ProfileError(
-        f"unknown {kind} {str(name_or_path)!r}; {nearest_hint(str(name_or_path), kind=kind)}"
-    )
+    name = str(name_or_path)
+    hint = nearest_hint(name, names=catalog_names(kind))
+    raise ProfileError(f"unknown {kind} {name!r}; {hint}")
 
 
-def nearest_hint(name: str, *, kind: ProfileKind) -> str:
+def nearest_hint(name: str, *, names: Sequence[str]) -> str:
     """Return the part of a message that offers the nearest known names."""
-    names = catalog_names(kind)
-    begins = [known for known in names if name and known.startswith(name)]
-    near = (begins or difflib.get_close_matches(name, names, n=3, cutoff=0.5))[:3]
+    wanted = name.lower()
+    begins = [known for known in names if wanted and known.startswith(wanted)]
+    near = (begins or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5))[:3]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"'paraplan profiles' lists the {len(names)} known ones"

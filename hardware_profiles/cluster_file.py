@@ -265,6 +265,9 @@ def _nics(document: Table, groups: tuple[NodeGroup, ...], provenance: dict[str, 
         table = sub_table(document, "slice")
         if "devices_per_host" in table.data:
             per_host = integer(table, "devices_per_host")
+            provenance["nics_per_node"] = Provenance(
+                source="devices per host of the slice", kind="derived", note="one NIC per host"
+            )
             return -(-groups[0].devices_per_node // per_host)
     if "nics_per_node" not in document.data:
         return 1
@@ -293,7 +296,7 @@ def _price(
         found = quantity(document, "price", dimension="price", allow_zero=True)
         provenance["price_usd_per_hour"] = found.provenance
         num_written = sum(group.devices_per_node * group.num_nodes for group in written)
-        return found.value * num_devices / num_written
+        return found.value * (num_devices / num_written)
     total = 0.0
     for group in groups:
         if group.device.price_usd_per_hour is None:

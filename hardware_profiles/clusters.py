@@ -1,6 +1,7 @@
 """The one way to name a cluster: ``NAME:N?key=value``, a file, or ``local``."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from hardware_profiles.catalog_index import is_path, paraplan_home, profile_path
 from hardware_profiles.cluster import Cluster
@@ -50,15 +51,11 @@ def load_cluster(text: str) -> Cluster:
     """
     base, _, query = text.strip().partition("?")
     name, count = _split_count(base, text=text)
-    overrides = parse_overrides(query)
-    path = profile_path(name, kind="cluster") if name != LOCAL else paraplan_home() / "profiles"
-    if name == LOCAL:
-        path = path / "local.toml"
-        if not path.is_file():
-            raise ParaplanError(
-                f"cluster 'local' is not measured yet ({path} is absent); run 'paraplan calibrate'"
-            )
-    document = read_document(path, kind="cluster")
+    try:
+        overrides = parse_overrides(query)
+    except ProfileError as error:
+        raise ProfileError(f"cluster {text!r}: {error}") from None
+    document = read_document(_path(name), kind="cluster")
     per_node = overrides.get("devices_per_node")
     scale = Scale(count=count, devices_per_node=int(per_node) if per_node else None)
     try:
@@ -73,10 +70,34 @@ def load_cluster(text: str) -> Cluster:
     return replace(cluster, name=named + suffix, inter=inter)
 
 
+def cluster_path(text: str) -> Path:
+    """Return the file that a cluster's text stands for.
+
+    Examples
+    --------
+    >>> cluster_path("dgx-h100:4?price=2USD/h").name
+    'dgx-h100.toml'
+    """
+    base = text.strip().partition("?")[0]
+    return _path(_split_count(base, text=text)[0])
+
+
+def _path(name: str) -> Path:
+    """Return the file of a cluster's name without count and overrides."""
+    if name != LOCAL:
+        return profile_path(name, kind="cluster")
+    path = paraplan_home() / "profiles" / "local.toml"
+    if not path.is_file():
+        raise ParaplanError(
+            f"cluster 'local' is not measured yet ({path} is absent); run 'paraplan calibrate'"
+        )
+    return path
+
+
 def _split_count(base: str, *, text: str) -> tuple[str, int | None]:
     """Split ``NAME:N`` into its parts."""
     name, colon, digits = base.rpartition(":")
-    if not colon:
+    if not colon or base.endswith(".toml"):
         return base, None
     if not digits.isascii() or not digits.isdigit() or not 1 <= int(digits) <= _MAX_COUNT:
         raise ProfileError(
