@@ -8,6 +8,8 @@ from hardware_profiles.cluster import Cluster, NodeGroup
 from hardware_profiles.device import DeviceProfile, MatmulEfficiency
 from hardware_profiles.interconnect import Fabric, LinkProfile
 from hardware_profiles.software import SoftwareProfile
+from simulator.program import Program, Task
+from simulator.schedules import schedule_actions
 
 TOY_DEVICE = DeviceProfile(
     name="toy",
@@ -84,21 +86,111 @@ def make_cluster(*, num_nodes=1, devices_per_node=8, intra=None, inter=None, **m
     )
 
 
-@pytest.fixture
+def make_pipeline(
+    name,
+    *,
+    num_ranks,
+    num_microbatches,
+    virtual_stages=1,
+    forward=1,
+    backward=2,
+    send=0,
+    factors=None,
+):
+    """One compute task per action, one send per stage boundary; factors scale the ranks."""
+    schedule = schedule_actions(
+        name,
+        num_ranks=num_ranks,
+        num_microbatches=num_microbatches,
+        virtual_stages=virtual_stages,
+    )
+    num_stages = num_ranks * virtual_stages
+    actions = [(rank, action) for rank, row in enumerate(schedule) for action in row]
+    compute_at = {str(action): index for index, (_, action) in enumerate(actions)}
+    steps = {"F": 1, "B": -1}
+    crossing = [
+        (rank, action)
+        for rank, action in actions
+        if 0 <= action.stage + steps[action.kind] < num_stages
+    ]
+    send_at = {str(action): len(actions) + index for index, (_, action) in enumerate(crossing)}
+    factors = factors or [1] * num_ranks
+    tasks = []
+    for rank, action in actions:
+        source = f"{action.stage - steps[action.kind]}{action.kind}{action.microbatch}"
+        depends_on = [send_at[source]] if source in send_at else []
+        if action.kind == "B":
+            depends_on.append(compute_at[f"{action.stage}F{action.microbatch}"])
+        forwards = action.kind == "F"
+        tasks.append(
+            Task(
+                name=str(action),
+                rank=rank,
+                stream="compute",
+                kind="compute",
+                duration_s=(forward if forwards else backward) * factors[rank],
+                depends_on=tuple(depends_on),
+                memory_at_start_bytes=1 if forwards else 0,
+                memory_at_end_bytes=0 if forwards else -1,
+                stage=action.stage,
+                microbatch=action.microbatch,
+                category="forward" if forwards else "backward",
+            )
+        )
+    for rank, action in crossing:
+        tasks.append(
+            Task(
+                name=f"send {action}",
+                rank=rank,
+                stream="pipeline",
+                kind="send",
+                duration_s=send,
+                depends_on=(compute_at[str(action)],),
+                category="pipeline",
+                stage=action.stage,
+                microbatch=action.microbatch,
+            )
+        )
+    return Program(tasks=tuple(tasks), num_ranks=num_ranks, resting_memory_bytes=(100,) * num_ranks)
+
+
+@pytest.fixture(scope="session")
+def pipeline_program():
+    return make_pipeline
+
+
+@pytest.fixture(scope="session")
+def make_fabric():
+    return toy_fabric
+
+
+@pytest.fixture(scope="session")
+def toy_cluster():
+    """Factory of clusters of toy devices; eight of them behind one switch by default."""
+    return make_cluster
+
+
+@pytest.fixture(scope="session")
 def toy_device():
     return TOY_DEVICE
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_software():
     return TOY_SOFTWARE
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ideal_device():
+    """No launch, no ramp, full efficiency: the bare roofline."""
     return replace(
         TOY_DEVICE,
         launch_latency_s=0.0,
         memory_half_bytes=0.0,
         matmul=MatmulEfficiency(sustained_efficiency=1.0, tile_m=128, tile_n=128, half_k=0.0),
     )
+
+
+@pytest.fixture(scope="session")
+def free_software():
+    return replace(TOY_SOFTWARE, kernel_overhead_s=0.0)
