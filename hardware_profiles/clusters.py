@@ -66,8 +66,16 @@ def load_cluster(text: str) -> Cluster:
         raise ProfileError(f"cluster {text!r}: {error}") from None
     named = name if name != LOCAL and not is_path(name) else cluster.name
     suffix = text.strip()[len(name) :]
-    inter = cluster.inter if cluster.num_nodes > 1 else None
-    return replace(cluster, name=named + suffix, inter=inter)
+    cluster = replace(cluster, name=named + suffix)
+    return cluster if cluster.num_nodes > 1 else _without_network(cluster)
+
+
+def _without_network(cluster: Cluster) -> Cluster:
+    """Return a single node without the network it does not use."""
+    provenance = {
+        key: origin for key, origin in cluster.provenance.items() if not key.startswith("inter.")
+    }
+    return replace(cluster, inter=None, provenance=provenance)
 
 
 def cluster_path(text: str) -> Path:

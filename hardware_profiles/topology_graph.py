@@ -76,8 +76,7 @@ def _add_machines(graph: nx.Graph[str], cluster: Cluster, *, max_nodes: int) -> 
     for group in cluster.node_groups:
         for _ in range(group.num_nodes):
             members = list(range(rank, rank + group.devices_per_node))
-            full = graph.number_of_nodes() + len(members) + cluster.nics_per_node + 1 > max_nodes
-            if ranks and full:
+            if ranks and _num_vertices(cluster, num_nodes=len(ranks) + 1) > max_nodes:
                 return ranks
             for member in members:
                 graph.add_node(
@@ -91,6 +90,13 @@ def _add_machines(graph: nx.Graph[str], cluster: Cluster, *, max_nodes: int) -> 
             ranks.append(members)
             rank += group.devices_per_node
     return ranks
+
+
+def _num_vertices(cluster: Cluster, *, num_nodes: int) -> int:
+    """Return the most vertices that a number of machines can take."""
+    devices, nics = cluster.devices_per_node, cluster.nics_per_node
+    switches = 1 + -(-devices // _DEVICES_PER_PCIE_SWITCH)
+    return num_nodes * (devices + nics + switches) + min(nics, _MAX_RAILS) + 1
 
 
 def _add_fabric(graph: nx.Graph[str], fabric: Fabric, ranks: list[int], *, node: int) -> None:
