@@ -28,7 +28,14 @@ def number_text(value: float) -> str:
     return text.rstrip("0").rstrip(".") if abs(rounded) < 1 else text
 
 
-def _duration_unit(seconds: float) -> tuple[float, str]:
+def duration_unit(seconds: float) -> tuple[float, str]:
+    """Return the seconds per unit [s] and the unit in which a duration [s] reads well.
+
+    Examples
+    --------
+    >>> duration_unit(0.02)
+    (0.001, 'ms')
+    """
     for scale, unit, until_s in _DURATIONS:
         if abs(seconds) < until_s:
             return scale, unit
@@ -43,7 +50,7 @@ def duration_text(seconds: float) -> str:
     >>> duration_text(0.04567), duration_text(32.08), duration_text(2.5e-5), duration_text(7200)
     ('45.7 ms', '32.1 s', '25.0 µs', '120 min')
     """
-    scale, unit = _duration_unit(seconds)
+    scale, unit = duration_unit(seconds)
     return f"{number_text(seconds / scale)} {unit}"
 
 
@@ -55,7 +62,7 @@ def interval_text(low_s: float, high_s: float, *, like_s: float) -> str:
     >>> interval_text(0.98, 1.2, like_s=0.999)
     '980 – 1,200 ms'
     """
-    scale, unit = _duration_unit(like_s)
+    scale, unit = duration_unit(like_s)
     return f"{number_text(low_s / scale)} – {number_text(high_s / scale)} {unit}"
 
 
@@ -122,3 +129,14 @@ def signed_percent_text(fraction: float) -> str:
     """
     sign = "−" if fraction < 0 else "+"
     return f"{sign}{100 * abs(fraction):.1f} %"
+
+
+def extra_text(seconds: float) -> str:
+    """Return a difference of durations in [s] with its sign.
+
+    Examples
+    --------
+    >>> extra_text(0.083), extra_text(-0.002)
+    ('+83.0 ms', '−2.00 ms')
+    """
+    return f"{'−' if seconds < 0 else '+'}{duration_text(abs(seconds))}"

@@ -24,13 +24,14 @@ from planner.report.words import term_label
 
 _MUTED = "bright_black"
 _GOOD, _BAD, _STRONG = "green", "red", "bold"
-_NARROW = 60
+_NARROW, _WIDE = 60, 96
 _BAR_CELLS = 32
 _TIGHT = 0.95
 """Share of memory from which the bar warns [1]."""
 _MOST_TERMS, _MOST_WHAT_IF, _MOST_ASSUMPTIONS = 5, 2, 3
 _GLYPHS = "█▓▒░▚▞▌▐·"
-_UNBROKEN = "\u00a0"
+_UNBROKEN = "\ue000"
+"""Stands for a space that must not end a line; rich breaks at no-break spaces as well."""
 _COLORS = ("blue", "yellow", "green", "magenta", "cyan", "red", "white", "bright_blue", _MUTED)
 
 
@@ -65,7 +66,7 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
     if why is not None:
         parts += ["", why]
     if summary.baselines:
-        parts += ["", _baselines(summary)]
+        parts += ["", _baselines(summary, with_strategies=columns >= _WIDE)]
     notes = _assumptions(summary)
     if notes is not None:
         parts += ["", notes]
@@ -92,7 +93,7 @@ def _answer(summary: Summary) -> Text:
 
 def _grid() -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style=_MUTED, no_wrap=True)
+    grid.add_column(style=_MUTED, no_wrap=True, min_width=10)
     grid.add_column(overflow="fold")
     return grid
 
@@ -214,22 +215,24 @@ def _why(summary: Summary) -> Table | None:
     return grid if grid.row_count else None
 
 
-def _baselines(summary: Summary) -> Table:
+def _baselines(summary: Summary, *, with_strategies: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Compared", no_wrap=True)
     for heading in ("step time", "", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("", overflow="fold")
     best_s = summary.best.step_time_s
     for option in (summary.best, *summary.baselines):
-        table.add_row(*_baseline_row(option, best_s))
+        table.add_row(*_baseline_row(option, best_s, with_strategies=with_strategies))
     return table
 
 
-def _baseline_row(option: Option, best_s: float | None) -> tuple[Text | str, ...]:
+def _baseline_row(
+    option: Option, best_s: float | None, *, with_strategies: bool
+) -> tuple[Text | str, ...]:
     seconds = option.step_time_s if option.is_usable else None
     ratio = seconds / best_s if seconds is not None and best_s else None
-    verdict: Text | str = option.strategy.replace(",", ", ")
+    verdict: Text | str = option.strategy.replace(",", ", ") if with_strategies else ""
     if option.fits is False:
         verdict = Text().append(
             f"does not fit: {option.reason}" if option.reason else "does not fit", style=_BAD
