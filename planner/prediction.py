@@ -26,7 +26,9 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     workload, strategy = problem.workload, evaluation.strategy
     devices = strategy.num_devices
     model_flops = total_flops(
-        problem.graph, workload.global_batch_size, training=workload.is_training
+        problem.graph,
+        batch_size=workload.global_batch_size,
+        phase=None if workload.is_training else "forward",
     )
     peak = problem.cluster.device.peak_flops_per_s[workload.precision]
     model_rate = model_flops / step_time_s / devices
