@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from planner.graph import ModelGraph, Operator, OperatorIndex
 from planner.layouts.flows import expert_operators
+from planner.layouts.sizes import permuted_labels
 
 LIGHT_KINDS = frozenset({"normalization", "softmax", "elementwise", "reduction", "pooling"})
 """Operators between products: they follow, sequence parallelism is about them."""
@@ -42,7 +43,8 @@ def candidate_labels(
     sequence_parallel : bool, optional
         ``False`` never splits positions; ``True`` splits them in every operator between products
         that can (and only there); None leaves it to the costs. Where it is given and samples stay
-        whole, this is Megatron's tensor parallelism: no weight stays whole that can be cut.
+        whole, this is Megatron's tensor parallelism: no weight stays whole that can be cut both
+        by rows and by columns.
 
     Returns
     -------
@@ -51,6 +53,10 @@ def candidate_labels(
     """
     if axis_size == 1:
         return (None,)
+    if all(index.label != graph.batch_label for index in operator.indices):
+        return _without_samples(
+            graph, operator, axis_size=axis_size, sizes=sizes, allow_batch=allow_batch
+        )
     labels: list[str | None] = []
     hidden = _normalized_labels(graph) if operator.kind in LIGHT_KINDS else frozenset()
     for index in operator.indices:
@@ -68,17 +74,45 @@ def candidate_labels(
         if offered:
             labels.append(index.label)
     labels.extend(_expert_pass_through(graph, operator, axis_size=axis_size, sizes=sizes))
-    is_forced = (
+    follows = (
         bool(sequence_parallel)
         and operator.kind in LIGHT_KINDS
         and bool(set(labels) & set(graph.sequence_labels))
-    ) or (
-        sequence_parallel is not None
-        and not allow_batch
-        and bool(operator.parameters)
-        and operator.kind in WEIGHTED_KINDS
     )
-    return tuple(labels) if is_forced and labels else (*labels, None)
+    is_megatron = sequence_parallel is not None and not allow_batch
+    is_forced = follows or (is_megatron and _can_cut_every_dim(operator, labels))
+    return tuple(labels) if is_forced else (*labels, None)
+
+
+def _without_samples(
+    graph: ModelGraph,
+    operator: Operator,
+    *,
+    axis_size: int,
+    sizes: Mapping[str, float],
+    allow_batch: bool,
+) -> tuple[str | None, ...]:
+    """Return the choices of an operator that is the same for all samples (a position table).
+
+    Every rank runs it whole. Where the samples are split around it, its gradient may stay a partial
+    sum down to its parameters; that is what the batch label says here.
+    """
+    is_even = sizes[graph.batch_label] % axis_size == 0 and not permuted_labels(operator)
+    return (graph.batch_label, None) if allow_batch and is_even else (None,)
+
+
+def _can_cut_every_dim(operator: Operator, labels: list[str | None]) -> bool:
+    """Whether each dim of each weight has a label that is offered (rows as well as columns)."""
+    return (
+        operator.kind in WEIGHTED_KINDS
+        and bool(operator.parameters)
+        and all(
+            any(label in labels for label in dim)
+            for operand in operator.parameters
+            for dim in operand.dims
+            if dim
+        )
+    )
 
 
 def _expert_pass_through(

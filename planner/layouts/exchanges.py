@@ -17,10 +17,10 @@ from planner.layouts.flows import (
     tensor_states,
     tied_tensors,
     unit_counts,
+    wanted_gradient,
     wanted_layout,
 )
 from planner.layouts.reshard import (
-    REPLICATED,
     message_bytes,
     reshard_kind,
     shard_label,
@@ -81,11 +81,12 @@ def producer_exchange(
     """Return what turns a producer's output into the state, and the gradient back."""
     if flow.producer is None:
         return None, None
-    written = output_layout(graph, graph.operator(flow.producer), flow.tensor, choice)
+    producer = graph.operator(flow.producer)
+    written = output_layout(graph, producer, flow.tensor, choice)
     forward = reshard_kind(written, state.value)
     if not flow.has_gradient:
         return forward, None
-    back = REPLICATED if shard_label(written) is None else written
+    back = wanted_gradient(graph, producer, flow.tensor, choice)
     return forward, reshard_kind(state.gradient, back)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from planner.graph import ModelGraph, Operand, Operator
-from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, shard
+from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, shard, shard_label
 from planner.layouts.sizes import carries, expert_labels, flat_labels, inverse_relabel
 
 
@@ -81,13 +81,31 @@ def unit_counts(graph: ModelGraph) -> dict[str, int]:
 
 
 def output_layout(graph: ModelGraph, operator: Operator, tensor: str, choice: str | None) -> Layout:
-    """Return the layout in which an operator writes a tensor under its choice."""
+    """Return the layout in which an operator writes a tensor under its choice.
+
+    A label that the operator does not have says that ranks run it whole.
+    """
     if choice is None:
         return REPLICATED
     if carries(operator, flat_labels(graph.tensors[tensor].dims), choice):
         return shard(choice)
     kinds = {index.kind for index in operator.indices if index.label == choice}
-    return REPLICATED if "coupled" in kinds else PARTIAL
+    return PARTIAL if kinds - {"coupled"} else REPLICATED
+
+
+def wanted_gradient(
+    graph: ModelGraph, operator: Operator, tensor: str, choice: str | None
+) -> Layout:
+    """Return the layout in which an operator takes the gradient of what it wrote.
+
+    A shard for a shard, the whole otherwise; where ranks run the operator whole on behalf of their
+    own samples, partial sums pass through to its parameters.
+    """
+    written = output_layout(graph, operator, tensor, choice)
+    if shard_label(written) is not None:
+        return written
+    is_own = any(index.label == choice for index in operator.indices)
+    return REPLICATED if choice is None or is_own else PARTIAL
 
 
 def wanted_layout(operator: Operator, operand: Operand, choice: str | None) -> Layout:
@@ -111,12 +129,12 @@ def tensor_states(
 ) -> tuple[TensorState, ...]:
     """Return the states a tensor may be held in, in the order that breaks ties.
 
-    Whole with summed gradients, whole with partial gradients, or cut along a label together with
-    its gradient.
+    Cut along a label together with its gradient, whole with partial gradients (so that those of
+    several readers are summed at once), or whole with summed gradients.
     """
     whole = [TensorState(value=REPLICATED, gradient=REPLICATED)]
     if flow.has_gradient:
-        whole.append(TensorState(value=REPLICATED, gradient=PARTIAL))
+        whole.insert(0, TensorState(value=REPLICATED, gradient=PARTIAL))
     labels = list(dict.fromkeys(flat_labels(graph.tensors[flow.tensor].dims)))
     if flow.producer is not None:
         producer = graph.operator(flow.producer)

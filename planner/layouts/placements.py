@@ -149,7 +149,7 @@ def _input_readers(graph: ModelGraph) -> list[tuple[str, Operator, int]]:
             for place, operand in enumerate(operator.inputs):
                 is_input = graph.tensors[operand.tensor].kind == "input"
                 has_samples = any(graph.batch_label in dim for dim in operand.dims)
-                if is_input and has_samples and operator.kind != "loss":
+                if is_input and has_samples and not _is_loss(operator):
                     found.append((name, operator, place))
     return found
 
@@ -196,7 +196,7 @@ def _place_at_reader(
 ) -> None:
     operator = graph.operator(reader.operator)
     wanted = wanted_layout(operator, reader.operand, solution.choices[reader.operator])
-    if wanted == have or operator.kind == "loss":
+    if wanted == have or _is_loss(operator):
         return
     place = operator.inputs.index(reader.operand)
     after = placement_of(wanted, reader.operand.dims)
@@ -221,6 +221,11 @@ def _check_attention(graph: ModelGraph, solution: LayoutSolution, draft: _Draft)
             draft.problems.append(
                 f"{name}: splits positions inside attention, which needs context parallelism"
             )
+
+
+def _is_loss(operator: Operator) -> bool:
+    """Whether an operator runs after the model, on outputs that the executor gathers."""
+    return operator.kind == "loss" or operator.name.startswith("loss:")
 
 
 @lru_cache(maxsize=64)

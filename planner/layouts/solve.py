@@ -118,13 +118,8 @@ def data_layout(
             "ranks; use a microbatch that is a multiple, or data parallelism over dp"
         )
     batch = graph.batch_label
-    choices = {
-        name: batch
-        if any(index.label == batch for index in graph.operator(name).indices)
-        and tensor_parallel_size > 1
-        else None
-        for name in _operators(graph)
-    }
+    label = batch if tensor_parallel_size > 1 else None
+    choices: dict[str, str | None] = dict.fromkeys(_operators(graph), label)
     return _named(graph, choices, tensor_parallel_size)
 
 

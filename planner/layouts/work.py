@@ -156,18 +156,26 @@ def _flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
 
 
 def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
-    """Return bytes moved and kernels launched."""
+    """Return bytes moved and kernels launched.
+
+    A fused chain reads what enters and writes what leaves; backward it reads both kinds again and
+    writes the gradients of what enters. A bias in the epilogue of a product costs nothing forward
+    and one reduction of the gradient backward.
+    """
     terms = operator.traffic_backward if backward else operator.traffic_forward
     kernels = operator.num_kernels_backward if backward else operator.num_kernels_forward
-    if terms and not is_fused(operator, cut.software):
+    is_fused_here = is_fused(operator, cut.software)
+    in_epilogue = operator.num_kernels_forward == 0
+    if terms and (not is_fused_here or (in_epilogue and not backward)):
         return sum(term_bytes(operator, term, cut) for term in terms), kernels
     inputs, outputs, parameters = endpoint_bytes(operator, cut)
-    if backward:
-        has_gradient = any(cut.graph.tensors[name].requires_grad for name in operator.outputs)
-        if not has_gradient:
-            return 0.0, 0.0
-        return 2 * inputs + outputs + 2 * parameters, 1.0
-    return inputs + outputs + parameters, 1.0
+    if not backward:
+        return inputs + outputs + parameters, 1.0
+    if not any(cut.graph.tensors[name].requires_grad for name in operator.outputs):
+        return 0.0, 0.0
+    if in_epilogue:
+        return outputs + parameters, 1.0
+    return 2 * inputs + outputs + 2 * parameters, 1.0
 
 
 def _shape(operator: Operator, cut: Cut, flops: float) -> tuple[float, float, float, float]:
