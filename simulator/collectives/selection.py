@@ -6,9 +6,8 @@ from typing import assert_never
 from hardware_profiles.cluster import Cluster
 from simulator.collectives.switched import (
     IN_SWITCH_RANKS,
-    LOW_LATENCY,
-    LOW_LATENCY_128,
-    SIMPLE,
+    NCCL_PROTOCOLS,
+    PLAIN,
     all_to_all_time,
     broadcast_time,
     in_switch_all_reduce_time,
@@ -132,7 +131,7 @@ def _switched_candidates(
     kind: CollectiveKind, message_bytes: float, wires: Wires
 ) -> Iterator[tuple[str, float]]:
     """Yield name and time [s] of the algorithms over switches and NICs."""
-    protocols = (SIMPLE, LOW_LATENCY_128, LOW_LATENCY) if wires.has_protocols else (SIMPLE,)
+    protocols = NCCL_PROTOCOLS if wires.has_protocols else (PLAIN,)
     match kind:
         case "all_reduce" | "all_gather" | "reduce_scatter":
             for protocol in protocols:
@@ -160,7 +159,7 @@ def _switched_candidates(
 
 def _other_all_reduces(message_bytes: float, wires: Wires) -> Iterator[tuple[str, float]]:
     """Yield the all-reduces that are not rings; trees span nodes, as in NCCL."""
-    protocols = (SIMPLE, LOW_LATENCY_128, LOW_LATENCY) if wires.has_protocols else (SIMPLE,)
+    protocols = NCCL_PROTOCOLS if wires.has_protocols else (PLAIN,)
     if wires.num_nodes > 1:
         for protocol in protocols:
             yield (

@@ -1,11 +1,12 @@
 """Collectives over switches and NICs: rings, trees and switches that add, as NCCL does them.
 
-Latency ratios between protocols, the correction of the middle range and the bandwidth shares come
-from NCCL 2.30 (``src/graph/tuning.cc``: ``baseLat``, ``hwLat``, ``llMaxBws``,
-``treeCorrectionFactor``, ``nvlsEfficiency``). The hop and base latencies of a fabric mean those of
-the Simple protocol in a ring; the other protocols and algorithms scale them. One ratio is measured
-instead: a doubling of nodes adds 2 x 21 us to a 1 MiB all-reduce of 32 to 4096 H100 (NVIDIA DGX
-H100 SuperPOD tables), which NCCL's 8.5 us per LL128 tree hop would not.
+A fabric states hop and base latencies of tiny messages, hence of the low-latency protocol:
+a ring hop inside a node, a tree hop between nodes. The other protocols and algorithms scale them by
+the ratios of NCCL 2.30 (``src/graph/tuning.cc``: ``baseLat``, ``hwLat``, ``llMaxBws``,
+``nvlsEfficiency``). Two ratios are measured instead. A hop of the Simple protocol inside a node is
+3.2 low-latency hops, since profiles hold measured slopes (1.05 us on A100 against NCCL's 0.6). A
+doubling of nodes adds 2 x 21 us to a 1 MiB all-reduce of 32 to 4096 H100 (NVIDIA DGX H100 SuperPOD
+tables), which NCCL's tree hops (8.5 us for LL128, 14 us for Simple) would not.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from simulator.collectives.wires import Wires
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
-    """One wire protocol, relative to Simple in a ring."""
+    """One wire protocol, relative to the latencies of a fabric and to its bandwidth."""
 
     name: str
     base: float
@@ -30,18 +31,24 @@ class Protocol:
     """Share of the bandwidth it reaches over several nodes [1]."""
 
 
-SIMPLE = Protocol(
-    name="simple", base=1.0, ring_intra=1.0, ring_inter=1.0, tree_intra=4.0 / 3.4, tree_inter=1.0,
+PLAIN = Protocol(
+    name="plain", base=1.0, ring_intra=1.0, ring_inter=1.0, tree_intra=1.0, tree_inter=1.0,
     share_one_node=1.0, share=1.0,
 )  # fmt: skip
+"""Messages without protocols: TPU, FPGA, gloo."""
+SIMPLE = Protocol(
+    name="simple", base=8.4 / 6.6, ring_intra=3.2, ring_inter=14 / 5, tree_intra=3.8,
+    tree_inter=20.9 / 5, share_one_node=1.0, share=1.0,
+)  # fmt: skip
 LOW_LATENCY_128 = Protocol(
-    name="ll128", base=14 / 8.4, ring_intra=1.9 / 3.4, ring_inter=4 / 14, tree_intra=1.25 / 3.4,
-    tree_inter=20.9 / 14, share_one_node=0.92, share=0.92,
+    name="ll128", base=14 / 6.6, ring_intra=1.8, ring_inter=4 / 5, tree_intra=1.2,
+    tree_inter=20.9 / 5, share_one_node=0.92, share=0.92,
 )  # fmt: skip
 LOW_LATENCY = Protocol(
-    name="ll", base=6.6 / 8.4, ring_intra=0.6 / 3.4, ring_inter=2.7 / 14, tree_intra=0.6 / 3.4,
-    tree_inter=5 / 14, share_one_node=0.38, share=0.08,
+    name="ll", base=1.0, ring_intra=1.0, ring_inter=2.7 / 5, tree_intra=1.0, tree_inter=1.0,
+    share_one_node=0.38, share=0.08,
 )  # fmt: skip
+NCCL_PROTOCOLS = (SIMPLE, LOW_LATENCY_128, LOW_LATENCY)
 
 _PIPELINE = 0.7
 """Weight of the pipelining term, see :func:`pipelined` [1]."""
@@ -52,16 +59,19 @@ _IN_SWITCH_SHARE = 0.72
 Hopper, 475 of 682 on Blackwell (nccl-tests tables of the ml-engineering book) [1]."""
 IN_SWITCH_RANKS = 8
 """Fewest ranks that gain from it: with 4 of 8 GPUs the rings still win [1]."""
-_IN_SWITCH_HOPS = 25 / 3.4
-"""NVLS latency in ring hops: NCCL ``hwLat`` [1]."""
-_IN_NETWORK_HOPS = 18 / 14
-_IN_SWITCH_TREE_HOPS = 20.9 / 14
-"""Latency per level of a tree of switches that add, in ring hops: NCCL ``hwLat`` [1]."""
-_ALL_TO_ALL_SHARE = 0.9
+_IN_SWITCH_HOPS = 16.0
+"""NVLS latency in ring hops: NCCL's 25 us less the base, on Hopper [1]."""
+_IN_NETWORK_HOPS = 18 / 5
+_IN_SWITCH_TREE_HOPS = 20.9 / 5
+"""Latency per level of a tree of switches that add, in network hops: NCCL ``hwLat`` [1]."""
+_ALL_TO_ALL_SHARE, _FEW_EXCHANGING = 0.92, 0.6
 """All-to-all over ring rate in one switch: 210 of 235, 320 of 370, 640 of 682 GB/s on A100, H100,
-B200 (NVIDIA GTC 2025, S72583, NCCL session) [1]."""
+B200 (NVIDIA GTC 2025, S72583, NCCL session); what pairs and quads lose, as ``c / g**2``
+(aiconfigurator tables at 512 MiB, 2026) [1]."""
 _MESSAGE_SHARE = 0.1
 """Cost of posting one more message of an all-to-all, in hops [1]."""
+_PAT_LEVEL, _PAT_RANK, _PAT_SHARE = 14 / 3.5 / 5, 2.8 / 5, 0.75
+"""PAT: cost of a level and of a rank in network hops, and share of the ring rate: NCCL [1]."""
 _TWO_NODES = 2
 _FEW_RANKS = {2: 0.5, 1: 1.1}
 """Loss of a one-node ring of ``n`` ranks, as ``c / n**2``, by passes: two ranks reach 0.87 of the
@@ -216,7 +226,7 @@ def in_switch_all_reduce_time(message_bytes: float, *, wires: Wires) -> float:
         1 / (_IN_SWITCH_SHARE * wires.intra_bytes_per_s),
         (1 if once else 2) / wires.inter_bytes_per_s,
     )
-    latency_s = _IN_SWITCH_HOPS * wires.intra_hop_s + levels_s
+    latency_s = wires.base_s + _IN_SWITCH_HOPS * wires.intra_hop_s + levels_s
     return pipelined(latency_s, message_bytes * slowest_s)
 
 
@@ -241,9 +251,12 @@ def all_to_all_time(message_bytes: float, *, wires: Wires) -> float:
     ``(g - 1) / n`` stays inside; the slower of the two counts.
     """
     outside = wires.num_ranks - wires.ranks_per_node
-    hop_s = max(wires.intra_hop_s, wires.inter_hop_s)
+    protocol = SIMPLE if wires.has_protocols else PLAIN
+    hop_s = max(wires.intra_hop_s * protocol.ring_intra, wires.inter_hop_s * protocol.ring_inter)
     latency_s = wires.base_s + hop_s * (1 + _MESSAGE_SHARE * (wires.num_ranks - 2))
-    share = _ALL_TO_ALL_SHARE if wires.has_protocols else 1.0
+    share = 1.0
+    if wires.has_protocols:
+        share = _ALL_TO_ALL_SHARE - _FEW_EXCHANGING / wires.ranks_per_node**2
     block_bytes = message_bytes / wires.num_ranks
     transfer_s = max(
         (wires.ranks_per_node - 1) * block_bytes / (share * wires.intra_bytes_per_s),
@@ -300,8 +313,10 @@ def send_time(message_bytes: float, *, wires: Wires) -> float:
         Duration [s].
     """
     if wires.num_nodes > 1:
-        return pipelined(wires.inter_hop_s, message_bytes / wires.inter_bytes_per_s)
-    return pipelined(wires.intra_hop_s, message_bytes / wires.intra_bytes_per_s)
+        hop_s, rate = wires.inter_hop_s, wires.inter_bytes_per_s
+    else:
+        hop_s, rate = wires.intra_hop_s, wires.intra_bytes_per_s
+    return pipelined(wires.base_s + hop_s, message_bytes / rate)
 
 
 def parallel_aggregated_tree_time(message_bytes: float, *, wires: Wires) -> float:
@@ -322,9 +337,9 @@ def parallel_aggregated_tree_time(message_bytes: float, *, wires: Wires) -> floa
     Notes
     -----
     ``base + log2(N) inter / 3.5 + 2.8 us n`` at three quarters of the ring rate (NCCL 2.30,
-    ``tuning.cc``); 2.8 us is a fifth of the network hop there.
+    ``tuning.cc``, where a hop is 14 us).
     """
     nodes = wires.num_nodes
-    latency_s = wires.base_s + wires.inter_hop_s * (log2(nodes) / 3.5 + 0.2 * nodes)
-    rate = 0.75 * wires.inter_bytes_per_s
+    latency_s = wires.base_s + wires.inter_hop_s * (_PAT_LEVEL * log2(nodes) + _PAT_RANK * nodes)
+    rate = _PAT_SHARE * wires.inter_bytes_per_s
     return pipelined(latency_s, (nodes - 1) / nodes * message_bytes / rate)

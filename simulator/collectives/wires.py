@@ -1,6 +1,7 @@
 """What a group sees of a cluster: one effective wire inside a node and one between nodes."""
 
 from dataclasses import dataclass
+from math import log2
 
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.errors import ProfileError
@@ -109,8 +110,26 @@ def _intra_bandwidth(group: Group, cluster: Cluster) -> float:
             if ranks <= _QUAD:
                 return intra.bandwidth_bytes_per_s * _CUBE_MESH_QUAD
             return intra.bandwidth_bytes_per_s
+        case "pcie_tree":
+            return _tree_bandwidth(ranks, cluster)
         case _:
             return intra.bandwidth_bytes_per_s
+
+
+def _tree_bandwidth(ranks: int, cluster: Cluster) -> float:
+    """Return what one rank reaches in a tree of PCIe switches [B/s].
+
+    Neighbours share a switch and reach their link's rate; all devices together pass the root and
+    reach the fabric's. Between them the rate falls by equal factors per doubling: 8 L40S measure
+    23, 5.4 and 1.4 GB/s on 2, 4 and 8 (aiconfigurator tables, 2026).
+    """
+    fabric = cluster.intra
+    pair = max(fabric.link.achievable_bandwidth_bytes_per_s, fabric.bandwidth_bytes_per_s)
+    whole = cluster.devices_per_node
+    if ranks >= whole or whole <= _PAIR:
+        return fabric.bandwidth_bytes_per_s
+    share = log2(max(_PAIR, ranks) / _PAIR) / log2(whole / _PAIR)
+    return float(pair ** (1 - share) * fabric.bandwidth_bytes_per_s**share)
 
 
 def _inter_bandwidth(group: Group, cluster: Cluster, inter: Fabric) -> float:
