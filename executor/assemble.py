@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
@@ -131,8 +132,8 @@ def assemble(
 def run_modes(*, shape: RunShape, has_layout: bool, check: bool) -> Iterator[None]:
     """Enter what a forward and backward pass needs: local shards, plain tensors as replicated."""
     with ExitStack() as stack:
-        if has_layout:
-            stack.enter_context(implicit_replication())
+        if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
+            stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
         if has_layout or selective or check:
             stack.enter_context(LocalShards(recompute_attention=selective, drop_dropout=check))

@@ -58,25 +58,39 @@ def pattern_of(name: str) -> str:
 
 
 def find_by_name(entries: Mapping[str, Any], name: str) -> Any:
-    """Return the entry of a name, else of its pattern, else None.
+    """Return the entry of a name; of its pattern, if the plan's model had fewer such layers.
+
+    A small model may be scaled to more layers than it had; those beyond the plan's last take the
+    entry that all of the pattern share. A name within the plan's range is not listed on purpose.
 
     Raises
     ------
     RunError
-        If names of one pattern have different entries and none is exact.
+        If the layers that the plan lists differ.
+
+    Examples
+    --------
+    >>> entries = {"blocks.0.up": "S0", "blocks.1.up": "S0"}
+    >>> find_by_name(entries, "blocks.3.up"), find_by_name(entries, "blocks.3.down")
+    ('S0', None)
     """
     if name in entries:
         return entries[name]
-    pattern = pattern_of(name)
-    if pattern == name:
+    pattern, position = pattern_of(name), _position(name)
+    alike = {key: value for key, value in entries.items() if pattern_of(key) == pattern}
+    if position is None or not alike or position <= max(_position(key) or 0 for key in alike):
         return None
-    found = [value for key, value in entries.items() if pattern_of(key) == pattern]
+    found = list(alike.values())
     if any(value != found[0] for value in found):
         raise RunError(
             f"{name}: the plan has no layout of this name and different ones for {pattern}; "
             "run it without --scale-down"
         )
-    return found[0] if found else None
+    return found[0]
+
+
+def _position(name: str) -> int | None:
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def apply_layout(

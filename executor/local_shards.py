@@ -110,8 +110,9 @@ def _row_wise(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> An
     def local(value: Any) -> Any:
         if not isinstance(value, DTensor):
             return value
-        whole = value.redistribute(mesh, [Replicate()] * mesh.ndim)
-        return whole.to_local(grad_placements=of_weights)
+        if any(placement != Replicate() for placement in value.placements):
+            value = value.redistribute(mesh, [Replicate()] * mesh.ndim)
+        return value.to_local(grad_placements=of_weights)  # partial: summed once per step
 
     own = rows.redistribute(mesh, placements).to_local()
     out = func(own, *map(local, args[1:]), **{name: local(part) for name, part in kwargs.items()})

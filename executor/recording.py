@@ -19,6 +19,11 @@ _FUNCTIONAL_KINDS = {
     "reduce_scatter_tensor": "reduce_scatter", "reduce_scatter_tensor_coalesced": "reduce_scatter",
     "all_to_all_single": "all_to_all", "broadcast": "broadcast", "broadcast_": "broadcast",
 }  # fmt: skip
+_LIBRARY_CALLS = {
+    "all_gather_single": "all_gather", "reduce_scatter_single": "reduce_scatter",
+    "all_gather_into_tensor": "all_gather", "reduce_scatter_tensor": "reduce_scatter",
+}  # fmt: skip
+"""What FSDP calls: the first two from torch 2.13 on, the others before."""
 _FUNCTIONAL_NAMESPACE = "_c10d_functional"
 
 
@@ -105,10 +110,10 @@ class Recorder:
     def observed(self) -> Iterator[None]:
         """Record everything inside, including what DTensor and FSDP issue."""
         with ExitStack() as stack:
-            for name, kind in (("all_gather_into_tensor", "all_gather"),
-                               ("reduce_scatter_tensor", "reduce_scatter")):  # fmt: skip
-                timed = _timed(getattr(dist, name), kind, self)
-                stack.enter_context(mock.patch.object(dist, name, timed))
+            for name, kind in _LIBRARY_CALLS.items():
+                if hasattr(dist, name):
+                    timed = _timed(getattr(dist, name), kind, self)
+                    stack.enter_context(mock.patch.object(dist, name, timed))
             stack.enter_context(_FunctionalCollectives(self))
             self.is_on = True
             try:
@@ -118,12 +123,13 @@ class Recorder:
 
 
 def _timed(original: Any, kind: str, recorder: Recorder) -> Any:
-    def call(output: torch.Tensor, given: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         start = time.monotonic()
-        work = original(output, given, *args, **kwargs)
+        work = original(*args, **kwargs)
         group = kwargs.get("group")
         axis = recorder.axis_of_group.get(group.group_name, "") if group is not None else ""
-        largest = max(output.numel(), given.numel()) * output.element_size()
+        tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)]
+        largest = max(t.numel() * t.element_size() for t in tensors)
         recorder.add(kind, axis=axis or "dp", num_bytes=largest, start_s=start,
                      end_s=time.monotonic(), blocked_from_s=start)  # fmt: skip
         return work
