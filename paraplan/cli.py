@@ -32,7 +32,8 @@ ClusterOption = Annotated[
 Batch = Annotated[int | None, typer.Option("--global-batch", "-b", help="Samples per step.")]
 SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens per sample.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (default: by device).")
+    str | None,
+    typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (default: by device)."),
 ]
 OptimizerOption = Annotated[
     str, typer.Option("--optimizer", help="sgd, momentum, adam, adamw, adafactor, adam8bit.")
@@ -87,9 +88,7 @@ def plan(
     """Search for the best split; write plan.json, a report and a trace."""
     from paraplan.verbs_plan import plan_verb
 
-    plan_verb(
-        _options(locals()), objective=objective, out=out, as_json=json
-    )
+    plan_verb(_options(locals()), objective=objective, out=out, as_json=json)
 
 
 @app.command()

@@ -205,7 +205,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise ParaplanError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+        raise ParaplanError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
 
 
 __all__ = ["ModelError", "Options", "plan", "simulate", "trace"]

@@ -29,7 +29,7 @@ def show_profiles(name: str | None, *, as_json: bool) -> None:
         _print_field(key, value)
 
 
-def _print_field(key: str, value: Any, indent: int = 0) -> None:  # noqa: ANN401
+def _print_field(key: str, value: Any, indent: int = 0) -> None:
     lead = "  " * indent
     if isinstance(value, dict) and "value" in value and "unit" in value:
         note = f"; {value['note']}" if value.get("note") else ""
@@ -49,9 +49,7 @@ def _print_field(key: str, value: Any, indent: int = 0) -> None:  # noqa: ANN401
         print_text(f"{lead}{key}: {value}")
 
 
-def show_trace(
-    model: str, *, sequence_length: int | None, batch_size: int, as_json: bool
-) -> None:
+def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_json: bool) -> None:
     """Show units, operators, parameters, FLOPs and memory of a traced model."""
     from paraplan.planning import trace
     from planner.graph_math import trace_summary
@@ -81,7 +79,7 @@ def show_trace(
         console.print(f"warning: {warning.subject}: {warning.message}", style="yellow")
 
 
-def _cell(value: Any) -> str:  # noqa: ANN401
+def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -13,7 +13,7 @@ REQUIRED = {"cluster": "--cluster", "global_batch": "--global-batch"}
 OBJECTIVES = ("time", "cost", "devices")
 
 
-def _make_options(values: dict[str, Any]) -> Any:  # noqa: ANN401
+def _make_options(values: dict[str, Any]) -> Any:
     from paraplan.planning import Options
 
     for key, flag in REQUIRED.items():
@@ -27,7 +27,9 @@ def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: boo
     from paraplan.planning import plan
 
     if objective not in OBJECTIVES:
-        raise StrategyError(f"--objective is {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+        raise StrategyError(
+            f"--objective is {objective!r}; expected one of {', '.join(OBJECTIVES)}"
+        )
     options = _make_options(values)
     with progress_bar(quiet=as_json) as progress:
         made, result = plan(options, objective=objective, progress=progress)
@@ -54,7 +56,7 @@ def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: boo
     )
 
 
-def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]:  # noqa: ANN401
+def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]:
     from paraplan.planning import write_text
     from planner.plan import plan_to_json
     from planner.replay import shown_timeline
@@ -69,7 +71,7 @@ def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]
     return [str(path) for path in paths]
 
 
-def _print_plan(plan: Any) -> None:  # noqa: ANN401
+def _print_plan(plan: Any) -> None:
     import os
     import shutil
 
@@ -80,9 +82,7 @@ def _print_plan(plan: Any) -> None:  # noqa: ANN401
     print_text(render_plan(plan, width=width, color=color))
 
 
-def simulate_verb(
-    values: dict[str, Any], *, detail: str, out: Path | None, as_json: bool
-) -> None:
+def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_json: bool) -> None:
     """Score exactly one strategy."""
     from paraplan.planning import is_plan_file, options_of_plan, simulate, write_text
     from planner.plan import load_plan, plan_to_json
@@ -153,10 +153,11 @@ def _case(line: str) -> dict[str, Any]:
 
 def report_verb(plan_file: Path, *, out: Path | None) -> None:
     """Write the report of a plan file again."""
+    from planner.report.markdown import render_markdown
+
     from hardware_profiles import load_cluster
     from paraplan.planning import timeline_of_plan, write_text
     from planner.report.html import write_html_report
-    from planner.report.markdown import render_markdown
 
     target = out or plan_file.with_name("report.html")
     if target.suffix not in (".html", ".md"):

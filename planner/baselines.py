@@ -1,9 +1,9 @@
 """What an engineer would try first: always scored, always in the table, also where it does not fit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from planner.evaluation import Evaluation, evaluate
+from planner.evaluation import Evaluation, evaluate, evaluate_memory
 from planner.feasibility import find_rejection
 from planner.problem import PriceBook
 from planner.replay import replay_step_time
@@ -23,16 +23,21 @@ class Baseline:
 
 
 def find_baselines(book: PriceBook, *, num_devices: int) -> tuple[Baseline, ...]:
-    """Return plain data parallelism, FSDP and the best tensor-and-pipeline split."""
-    plain = Strategy(data_parallel_size=num_devices)
+    """Return plain data parallelism, FSDP and the best tensor-and-pipeline split.
+
+    Where the batch does not divide over all devices, data parallelism takes as many as it does.
+    """
+    batch = book.problem.workload.global_batch_size
+    replicas = max(d for d in divisors(batch) if d <= num_devices)
+    plain = Strategy(data_parallel_size=replicas)
     node = min(book.problem.cluster.devices_per_node, num_devices)
-    candidates: list[tuple[str, Callable[[], Iterable[Strategy]]]] = [
-        ("data parallel", lambda: _with_microbatches(book, [plain])),
-        ("FSDP", lambda: _with_microbatches(book, [replace(plain, sharding="parameters")])),
-        ("tensor parallel", lambda: _with_microbatches(book, _tensor_only(book, num_devices, node))),
-        ("Megatron-style", lambda: _with_microbatches(book, _megatron(book, num_devices, node))),
+    candidates = [
+        ("data parallel", [plain]),
+        ("FSDP", [replace(plain, sharding="parameters")] if replicas > 1 else []),
+        ("tensor parallel", _tensor_only(book, num_devices, node)),
+        ("Megatron-style", _megatron(book, num_devices, node)),
     ]
-    return tuple(_best_of(book, name, make()) for name, make in candidates)
+    return tuple(_best_of(book, name, strategies) for name, strategies in candidates)
 
 
 def _tensor_only(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
@@ -69,32 +74,27 @@ def _megatron(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
     ]
 
 
-def _with_microbatches(book: PriceBook, strategies: list[Strategy]) -> list[Strategy]:
-    sizes = microbatch_sizes(book.problem, fixed={})
-    return [replace(strategy, microbatch_size=size) for strategy in strategies for size in sizes]
-
-
 def _best_of(book: PriceBook, name: str, strategies: Iterable[Strategy]) -> Baseline:
     best: Evaluation | None = None
     nearest: Evaluation | None = None
-    message = f"{name}: nothing to split on one device"
-    for strategy in strategies:
-        rejection = find_rejection(book.problem, strategy)
-        if rejection is not None:
-            message = rejection.message
-            continue
-        evaluation = _least_recompute(book, strategy)
-        if evaluation.fits:
+    message = f"{name}: nothing to split here"
+    sizes = microbatch_sizes(book.problem, fixed={})
+    for base in strategies:
+        for size in sizes:
+            strategy = replace(base, microbatch_size=size)
+            rejection = find_rejection(book.problem, strategy)
+            if rejection is not None:
+                message = rejection.message
+                continue
+            evaluation = _least_recompute(book, strategy)
+            if not evaluation.fits:
+                if nearest is None or evaluation.overflow_bytes < nearest.overflow_bytes:
+                    nearest = evaluation
+                break
             if best is None or evaluation.step.step_time_s < best.step.step_time_s:
                 best = evaluation
-        elif nearest is None or evaluation.overflow_bytes < nearest.overflow_bytes:
-            nearest = evaluation
-        elif best is None and evaluation.overflow_bytes > nearest.overflow_bytes:
-            break
     if best is not None:
-        return Baseline(
-            name=name, evaluation=best, step_time_s=replay_step_time(best), reason=""
-        )
+        return Baseline(name=name, evaluation=best, step_time_s=replay_step_time(best), reason="")
     if nearest is None:
         return Baseline(name=name, evaluation=None, step_time_s=None, reason=message)
     capacity = min(nearest.capacity_bytes)
@@ -109,8 +109,9 @@ def _best_of(book: PriceBook, name: str, strategies: Iterable[Strategy]) -> Base
 def _least_recompute(book: PriceBook, strategy: Strategy) -> Evaluation:
     """Return the strategy with as little recomputation as fits, or with all of it."""
     layout = book.layouts(strategy)[0]
-    for mode in recomputes(book.problem, fixed={}):
-        evaluation = evaluate(book, replace(strategy, recompute=mode), layout)
-        if evaluation.fits:
-            break
-    return evaluation
+    modes = recomputes(book.problem, fixed={})
+    for mode in modes:
+        _, overflow_bytes = evaluate_memory(book, replace(strategy, recompute=mode), layout)
+        if overflow_bytes <= 0:
+            return evaluate(book, replace(strategy, recompute=mode), layout)
+    return evaluate(book, replace(strategy, recompute=modes[-1]), layout)

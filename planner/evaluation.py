@@ -81,7 +81,7 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
         actions, end, schedule=strategy.schedule, mesh=mesh, num_microbatches=num_microbatches,
         num_nodes=num_nodes, software=software,
     )  # fmt: skip
-    memory = _memory(book, strategy, stages, mesh=mesh, num_microbatches=num_microbatches)
+    memory, _ = evaluate_memory(book, strategy, layout)
     resting = tuple(
         float(bytes_)
         for bytes_ in sum(
@@ -98,25 +98,33 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
         memory=memory,
         capacity_bytes=tuple(book.capacity_bytes(mesh)),
         costs=StepCosts(
-            stages=stages, actions=actions, end=end, schedule=strategy.schedule,
-            recompute=strategy.recompute, mesh=mesh, num_microbatches=num_microbatches,
+            stages=stages,
+            actions=actions,
+            end=end,
+            schedule=strategy.schedule,
+            recompute=strategy.recompute,
+            mesh=mesh,
+            num_microbatches=num_microbatches,
             gradient_overlap=software.overlap_gradient_sync,
             sync_slowdown=software.compute_slowdown - 1.0,
-            is_training=workload.is_training, resting_memory_bytes=resting,
+            is_training=workload.is_training,
+            resting_memory_bytes=resting,
         ),  # fmt: skip
         straggler_factor=1.0 + software.straggler_share * float(np.log2(max(1, num_nodes))),
     )
 
 
-def _memory(
-    book: PriceBook,
-    strategy: Strategy,
-    stages: StageCosts,
-    *,
-    mesh: MeshShape,
-    num_microbatches: int,
-) -> StageMemory:
+def evaluate_memory(
+    book: PriceBook, strategy: Strategy, layout: LayoutSolution
+) -> tuple[StageMemory, float]:
+    """Return memory per pipeline rank and by how much the fullest exceeds its device [B].
+
+    Cheaper than :func:`evaluate`; most candidates fail here.
+    """
     problem = book.problem
+    mesh = mesh_of(strategy, devices_per_node=problem.cluster.devices_per_node)
+    num_microbatches = problem.workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
+    stages = book.stages(strategy, layout, mesh=mesh)
     training = problem.workload.is_training
     whole = strategy.sharding in ("gradients", "parameters") and mesh.pp > 1
     terms = state_memory(
@@ -132,4 +140,6 @@ def _memory(
         in_flight=np.asarray(in_flight, dtype=np.float64), is_training=training,
     )  # fmt: skip
     terms |= overhead_memory(terms, stages=stages, mesh=mesh, software=problem.software)
-    return StageMemory(terms=terms)
+    memory = StageMemory(terms=terms)
+    overflow = (memory.peak_bytes - np.array(book.capacity_bytes(mesh))).max()
+    return memory, float(overflow)

@@ -112,7 +112,8 @@ def _expert(problem: Problem, strategy: Strategy) -> Rejection | None:
     experts = num_experts(problem)
     if experts is None:
         return Rejection(
-            reason="no experts", message=f"ep={ep}, but {problem.graph.name} has no experts; use ep=1"
+            reason="no experts",
+            message=f"ep={ep}, but {problem.graph.name} has no experts; use ep=1",
         )
     if experts % ep:
         return Rejection(

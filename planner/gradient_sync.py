@@ -55,14 +55,15 @@ def sync_times(
         if group.num_ranks == 1:
             continue
 
+        distinct, where = np.unique(parameters, return_inverse=True)
+
         def times(kind: CollectiveKind, item: float, group: Group = group,
-                  parameters: Floats = parameters) -> Floats:  # fmt: skip
-            return np.array(
-                [
-                    _bucketed(kind, count * item, group=group, cluster=cluster, software=software)
-                    for count in parameters
-                ]
-            )
+                  distinct: Floats = distinct, where: NDArray[np.intp] = where) -> Floats:  # fmt: skip
+            found = [
+                _bucketed(kind, count * item, group=group, cluster=cluster, software=software)
+                for count in distinct
+            ]
+            return np.array(found)[where]
 
         if sharding == "none" or replicated:
             gradient += times("all_reduce", gradient_bytes)
@@ -74,7 +75,9 @@ def sync_times(
         gather += gathered
         if sharding != "parameters":
             update += gathered
-    return SyncTimes(gradient_s=gradient, update_gather_s=update, gather_s=gather, scatter_s=scatter)
+    return SyncTimes(
+        gradient_s=gradient, update_gather_s=update, gather_s=gather, scatter_s=scatter
+    )
 
 
 def sync_group(key: GradientKey, mesh: MeshShape) -> tuple[Group, bool]:

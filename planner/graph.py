@@ -17,8 +17,19 @@ Reduction = Literal["sum", "mean", "max"]
 TensorKind = Literal["activation", "parameter", "buffer", "input"]
 DType = Literal["compute", "fp32", "int64", "int32", "uint8", "bool"]
 OperatorKind = Literal[
-    "matmul", "convolution", "attention", "normalization", "softmax", "elementwise", "embedding",
-    "loss", "reduction", "pooling", "recurrent", "permutation", "other",
+    "matmul",
+    "convolution",
+    "attention",
+    "normalization",
+    "softmax",
+    "elementwise",
+    "embedding",
+    "loss",
+    "reduction",
+    "pooling",
+    "recurrent",
+    "permutation",
+    "other",
 ]
 Dims = tuple[tuple[str, ...], ...]
 """Per tensor dimension the ordered product of labels; an empty product has size 1."""
@@ -130,7 +141,10 @@ class Operator:
     saved_fused: tuple[TensorTerm, ...] = ()
     """The same where element-wise chains and norms are fused and recomputed in backward."""
     roles_mn_k: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]] = (
-        (), (), (), (),
+        (),
+        (),
+        (),
+        (),
     )
     """For products and attention: labels that make up (batch, m, n, k) of the kernel."""
     filter_area: int = 1

@@ -79,7 +79,9 @@ def item_costs(
     def spread(value: Callable[[UnitTerms], float]) -> Floats:
         return np.array([value(unit) for unit in units], dtype=np.float64)[repeat]
 
-    categories = sorted({CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication})
+    categories = sorted(
+        {CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication}
+    )
     exposed = {
         (phase, category): spread(
             lambda unit, phase=phase, category=category: _exposed_s(  # type: ignore[misc]
@@ -140,9 +142,7 @@ def _exposed_s(
 
 def collective_use_time(use: CollectiveUse, *, mesh: MeshShape, cluster: Cluster) -> float:
     """Return the time of one collective of a unit [s]."""
-    return collective_time(
-        use.kind, use.message_bytes, group=mesh.group(use.axis), cluster=cluster
-    )
+    return collective_time(use.kind, use.message_bytes, group=mesh.group(use.axis), cluster=cluster)
 
 
 def slowest(costs: list[ItemCosts]) -> ItemCosts:

@@ -107,17 +107,13 @@ def lower(costs: StepCosts, *, detail: str = "folded") -> Program:
         _add_action(builder, action)
     if costs.is_training:
         _add_end(builder)
-    resting = tuple(
-        bytes_ for bytes_ in costs.resting_memory_bytes for _ in range(replicas)
-    )
+    resting = tuple(bytes_ for bytes_ in costs.resting_memory_bytes for _ in range(replicas))
     return Program(
         tasks=tuple(builder.tasks), num_ranks=mesh.pp * replicas, resting_memory_bytes=resting
     )
 
 
-def _in_dependency_order(
-    orders: tuple[tuple[Action, ...], ...], costs: StepCosts
-) -> list[Action]:
+def _in_dependency_order(orders: tuple[tuple[Action, ...], ...], costs: StepCosts) -> list[Action]:
     """Merge per-rank orders so that each action stands after those it depends on."""
     last = costs.stages.num_stages - 1
     queues = [

@@ -129,9 +129,7 @@ def _baseline(problem: Problem, baseline: Baseline) -> dict[str, Any]:
 
 def planned_stages(graph: ModelGraph, evaluation: Evaluation) -> tuple[PlannedStage, ...]:
     """Return units and module paths of every virtual stage."""
-    items = [
-        (unit, repetition) for unit in graph.units for repetition in range(unit.count)
-    ]
+    items = [(unit, repetition) for unit in graph.units for repetition in range(unit.count)]
     starts = [*evaluation.stages.starts.tolist(), len(items)]
     stages = []
     for first, last in zip(starts, starts[1:], strict=False):
@@ -139,9 +137,7 @@ def planned_stages(graph: ModelGraph, evaluation: Evaluation) -> tuple[PlannedSt
         paths: list[str] = []
         for unit, repetition in items[first:last]:
             if units and units[-1].unit == unit.name:
-                units[-1] = PlannedUnits(
-                    unit=unit.name, first=units[-1].first, last=repetition + 1
-                )
+                units[-1] = PlannedUnits(unit=unit.name, first=units[-1].first, last=repetition + 1)
             else:
                 units.append(PlannedUnits(unit=unit.name, first=repetition, last=repetition + 1))
             if repetition < len(unit.module_paths):
@@ -157,9 +153,8 @@ def assumptions(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
     for name, provenance in sorted(device.provenance.items()):
         kinds.setdefault(provenance.kind, []).append(name)
     lines = [
-        f"{device.name}: " + "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items())
-        ),
+        f"{device.name}: "
+        + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items())),
         f"software profile '{problem.software.name}': {problem.software.title}",
         f"precision {problem.workload.precision}, optimizer {problem.workload.optimizer}, "
         f"{problem.state.total:g} B per parameter before sharding",

@@ -54,9 +54,7 @@ class MeshShape:
 
     def neighbour_group(self) -> Group:
         """Return a pair of neighbouring pipeline stages."""
-        return axis_group(
-            size=2, stride=self.stage_ranks, devices_per_node=self.devices_per_node
-        )
+        return axis_group(size=2, stride=self.stage_ranks, devices_per_node=self.devices_per_node)
 
 
 def mesh_of(strategy: Strategy, *, devices_per_node: int) -> MeshShape:

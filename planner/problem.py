@@ -132,9 +132,7 @@ class PriceBook:
             )  # fmt: skip
         return self._items[key]
 
-    def stages(
-        self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape
-    ) -> StageCosts:
+    def stages(self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape) -> StageCosts:
         """Return stage costs; on mixed clusters each stage runs on the devices it is placed on."""
         number = self.layouts(strategy).index(layout)
         num_stages = mesh.pp * strategy.virtual_stages
@@ -155,7 +153,11 @@ class PriceBook:
             return [[cluster.device]] * mesh.pp
         size = mesh.stage_ranks
         return [
-            list({d.name: d for d in map(cluster.device_of, range(r * size, (r + 1) * size))}.values())
+            list(
+                {
+                    d.name: d for d in map(cluster.device_of, range(r * size, (r + 1) * size))
+                }.values()
+            )
             for r in range(mesh.pp)
         ]
 

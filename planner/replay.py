@@ -8,10 +8,10 @@ from simulator.analysis import makespan_s
 from simulator.engine import simulate
 from simulator.timeline import Timeline
 
-MAX_ACTIONS = 12_000
+MAX_ACTIONS = 6_000
 """Forwards and backwards beyond which a folded replay is extrapolated [1]."""
-STEADY_FACTOR = 4
-"""Microbatches per stage after which 1F1B has been steady for long [1]."""
+STEADY_FACTOR = 2
+"""Microbatches per pipeline rank after which every schedule is steady [1]."""
 
 
 def replay(evaluation: Evaluation, *, detail: str = "folded") -> Timeline:
@@ -31,7 +31,7 @@ def replay_step_time(evaluation: Evaluation) -> float:
         return makespan_s(replay(evaluation)) * evaluation.straggler_factor
     period = evaluation.mesh.pp
     first = STEADY_FACTOR * period
-    second = first + STEADY_FACTOR * period
+    second = first + period
     if second >= full:
         return makespan_s(replay(evaluation)) * evaluation.straggler_factor
     short, longer = (_with_microbatches(evaluation, count) for count in (first, second))

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 from planner.baselines import Baseline, find_baselines
 from planner.errors import NoFeasiblePlanError, StrategyError
-from planner.evaluation import Evaluation, evaluate
+from planner.evaluation import Evaluation, evaluate, evaluate_memory
 from planner.feasibility import find_rejection
 from planner.layouts.terms import LayoutSolution
 from planner.problem import PriceBook, Problem
 from planner.replay import replay_step_time
 from planner.space import Core, cores, divisors, microbatch_sizes, recomputes, strategies_of
-from planner.strategy import Strategy, check_strategy
+from planner.strategy import Recompute, Strategy, check_strategy
 
 Objective = Literal["time", "cost", "devices"]
-NUM_FINALISTS = 16
+NUM_FINALISTS = 12
 CLASS_MARGIN = 1.15
 """The best two of every class within this factor of the leader are replayed too."""
 Progress = Callable[[str, int, int], None]
@@ -55,7 +55,7 @@ class _Tally:
     num_candidates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     first_message: dict[str, str] = field(default_factory=dict)
-    nearest: Evaluation | None = None
+    nearest: tuple[float, Strategy, LayoutSolution] | None = None
     fitting: list[Evaluation] = field(default_factory=list)
 
     def reject(self, reason: str, message: str, count: int = 1) -> None:
@@ -99,7 +99,7 @@ def search(
         if tally.fitting and objective != "cost":
             break
     if not tally.fitting:
-        raise NoFeasiblePlanError(_nothing_fits(problem, tally))
+        raise NoFeasiblePlanError(_nothing_fits(book, tally))
     ranked = _rank(tally.fitting, objective=objective, progress=progress)
     baselines = find_baselines(book, num_devices=ranked[0].evaluation.strategy.num_devices)
     ranked = _with_baselines(ranked, baselines, objective=objective, fixed=fixed)
@@ -122,7 +122,9 @@ def _device_counts(
     have = problem.cluster.num_devices
     sizes = ("data", "tensor", "pipeline", "context")
     if all(f"{name}_parallel_size" in fixed for name in sizes):
-        yield Strategy(**{k: v for k, v in fixed.items() if k.endswith("_parallel_size")}).num_devices
+        yield Strategy(
+            **{k: v for k, v in fixed.items() if k.endswith("_parallel_size")}
+        ).num_devices
         return
     whole_nodes = problem.cluster.devices_per_node
     counts = {count for count in divisors(have) if count <= whole_nodes or count % whole_nodes == 0}
@@ -144,7 +146,9 @@ def _score_all(
     for number, core in enumerate(all_cores):
         for size in sizes:
             if progress is not None:
-                progress(f"tp={core.tensor_parallel_size} microbatch={size}", number, len(all_cores))
+                progress(
+                    f"tp={core.tensor_parallel_size} microbatch={size}", number, len(all_cores)
+                )
             options = _valid(problem, core, tally, size=size, num_devices=num_devices, fixed=fixed)
             if options and not _score_core(book, tally, options, fixed=fixed):
                 break
@@ -183,10 +187,14 @@ def _score_core(
     any_fits = False
     for strategy in options:
         for layout in book.layouts(strategy):
-            evaluation = _first_fitting(book, tally, strategy, layout, modes)
-            if evaluation is not None:
-                any_fits = True
-                tally.fitting.append(evaluation)
+            mode = _first_fitting(book, tally, strategy, layout, modes)
+            if mode is None:
+                continue
+            any_fits = True
+            tally.num_candidates += 1
+            tally.fitting.append(evaluate(book, replace(strategy, recompute=mode), layout))
+            if mode == modes[0]:
+                break
     return any_fits
 
 
@@ -195,18 +203,20 @@ def _first_fitting(
     tally: _Tally,
     strategy: Strategy,
     layout: LayoutSolution,
-    modes: list[Any],
-) -> Evaluation | None:
-    """Return the candidate with the least recomputation that fits: more is never faster."""
+    modes: list[Recompute],
+) -> Recompute | None:
+    """Return the least recomputation with which a candidate fits: more is never faster.
+
+    Layouts come fastest first, so where the first fits as it is, leaner ones are not tried.
+    """
     for mode in modes:
-        evaluation = evaluate(book, replace(strategy, recompute=mode), layout)
-        if evaluation.fits:
-            tally.num_candidates += 1
-            return evaluation
-        tally.reject("memory", f"'{evaluation.strategy}' does not fit")
-        nearest = tally.nearest
-        if nearest is None or evaluation.overflow_bytes < nearest.overflow_bytes:
-            tally.nearest = evaluation
+        tried = replace(strategy, recompute=mode)
+        _, overflow_bytes = evaluate_memory(book, tried, layout)
+        if overflow_bytes <= 0:
+            return mode
+        tally.reject("memory", f"'{tried}' does not fit")
+        if tally.nearest is None or overflow_bytes < tally.nearest[0]:
+            tally.nearest = (overflow_bytes, tried, layout)
     return None
 
 
@@ -239,9 +249,7 @@ def _rank(
         if progress is not None:
             progress("replaying finalists", number, len(finalists))
         ranked.append(
-            Ranked(
-                evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
-            )
+            Ranked(evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True)
         )
     ranked.sort(key=lambda r: _order(r.evaluation, r.step_time_s, objective))
     rest = [
@@ -254,17 +262,16 @@ def _rank(
 
 def _distinct(scored: list[Evaluation]) -> list[Evaluation]:
     """Keep the first of candidates that differ only in flags without effect."""
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[Any] = set()
     kept = []
     for evaluation in scored:
-        key = (
+        same_numbers = (
             f"{evaluation.step.step_time_s:.9g}",
             f"{evaluation.peak_bytes:.9g}",
-            evaluation.strategy.num_devices,
             evaluation.mesh,
         )
-        if key not in seen:
-            seen.add(key)
+        if str(evaluation.strategy) not in seen and same_numbers not in seen:
+            seen |= {str(evaluation.strategy), same_numbers}
             kept.append(evaluation)
     return kept
 
@@ -314,20 +321,22 @@ def _with_baselines(
     return replayed + [r for r in ranked if not r.replayed]
 
 
-def _nothing_fits(problem: Problem, tally: _Tally) -> str:
+def _nothing_fits(book: PriceBook, tally: _Tally) -> str:
+    problem = book.problem
     total = sum(tally.rejected.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.rejected.items()))
     head = (
         f"no feasible plan for {problem.graph.name} on {problem.cluster.name}: "
         f"{total} of {total} strategies rejected ({reasons or 'none could be built'})"
     )
-    nearest = tally.nearest
-    if nearest is None:
+    if tally.nearest is None:
         examples = "; ".join(tally.first_message.values())
         return f"{head}; {examples}" if examples else head
+    _, strategy, layout = tally.nearest
+    nearest = evaluate(book, strategy, layout)
     capacity = min(nearest.capacity_bytes)
     return (
-        f"{head}; the nearest, '{nearest.strategy}', needs {nearest.peak_bytes / 1e9:.1f} GB of "
+        f"{head}; the nearest, '{strategy}', needs {nearest.peak_bytes / 1e9:.1f} GB of "
         f"{capacity / 1e9:.1f} GB per device; try more devices, a larger device, a smaller "
         "--seq-len or a leaner --optimizer"
     )

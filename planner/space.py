@@ -81,9 +81,7 @@ def _expert_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) 
     return [ep for ep in divisors(experts) if num_devices % ep == 0]
 
 
-def _layouts(
-    problem: Problem, *, tp: int, fixed: dict[str, Any]
-) -> list[tuple[str, bool]]:
+def _layouts(problem: Problem, *, tp: int, fixed: dict[str, Any]) -> list[tuple[str, bool]]:
     if tp == 1:
         return [("tensor", False)]
     sequence = bool(problem.graph.sequence_labels) and problem.graph.sequence_length % tp == 0
@@ -142,9 +140,7 @@ def schedules(
     return found
 
 
-def shardings(
-    problem: Problem, *, replicas: int, fixed: dict[str, Any]
-) -> list[Sharding]:
+def shardings(problem: Problem, *, replicas: int, fixed: dict[str, Any]) -> list[Sharding]:
     """Return the shardings worth trying for a number of replicas."""
     if "sharding" in fixed:
         return [fixed["sharding"]]

@@ -65,7 +65,9 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         "selective": add(items.selective_s),
         "full": add(items.forward_s),
     }
-    backward_compute = {mode: add(items.backward_s) + extra_compute[mode] for mode in RECOMPUTE_MODES}
+    backward_compute = {
+        mode: add(items.backward_s) + extra_compute[mode] for mode in RECOMPUTE_MODES
+    }
     forward_comm = {category: add(values) for category, values in items.forward_comm_s.items()}
     backward_comm: dict[Recompute, dict[str, Floats]] = {
         mode: {

@@ -185,16 +185,16 @@ def _optimizer_s(
         elements += parameters / (1 if sharding == "none" or replicated else group.num_ranks)
     kept = OPTIMIZER_STATE_BYTES[workload.optimizer]
     per_element = state.gradients + 2.0 * max(state.optimizer, kept) + 2.0 * state.parameters
-    return np.array(
-        [
-            operator_time(
-                Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
-                device=cluster.device,
-                software=software,
-            )
-            for n in elements
-        ]
-    )
+    distinct, where = np.unique(elements, return_inverse=True)
+    times = [
+        operator_time(
+            Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
+            device=cluster.device,
+            software=software,
+        )
+        for n in distinct
+    ]
+    return np.array(times)[where]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

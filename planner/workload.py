@@ -10,7 +10,12 @@ Mode = Literal["train", "infer"]
 AttentionChoice = Literal["auto", "unfused", "flash"]
 
 OPTIMIZER_STATE_BYTES: dict[str, float] = {
-    "sgd": 0.0, "momentum": 4.0, "adam": 8.0, "adamw": 8.0, "adafactor": 0.05, "adam8bit": 2.0,
+    "sgd": 0.0,
+    "momentum": 4.0,
+    "adam": 8.0,
+    "adamw": 8.0,
+    "adafactor": 0.05,
+    "adam8bit": 2.0,
 }
 """Optimizer state per parameter beside any fp32 master copy [B]; fp32 moments, ZeRO
 (arXiv:1910.02054) section 3.1; adafactor's factored second moment is O(rows + columns)."""

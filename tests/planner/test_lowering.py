@@ -122,7 +122,9 @@ def test_tensor_communication_is_exposed() -> None:
     assert closed_form(value) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("sync", "overlap", "exposed"), [(3.0, 0.0, 3.0), (3.0, 0.5, 2.0), (0.5, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("sync", "overlap", "exposed"), [(3.0, 0.0, 3.0), (3.0, 0.5, 2.0), (0.5, 1.0, 0.0)]
+)
 def test_gradient_sync_hides_under_the_last_backward(
     sync: float, overlap: float, exposed: float
 ) -> None:
