@@ -9,14 +9,12 @@ import networkx as nx
 
 from planner.graph import (
     Dims,
-    FlopTerm,
     Index,
     ModelGraph,
     Operand,
     Operator,
     OperatorIndex,
     Tensor,
-    TensorTerm,
     Unit,
 )
 from planner.tracing.atoms import Atoms, Product, Rename

@@ -5,7 +5,7 @@ import re
 from planner.tracing.atoms import Atoms, Product
 from planner.tracing.notes import KernelNote, Read
 
-FFN_PATH = re.compile(r"mlp|ffn|feed_?forward|intermediate|fc\d|experts?|dense_h", re.IGNORECASE)
+FFN_PATH = re.compile(r"mlp|ffn|feed_?forward|intermediate|fc\d|experts?|dense", re.IGNORECASE)
 PLAIN = frozenset({"hidden", "vocab"})
 ROLE_NAMES: dict[str, dict[str, str]] = {
     "attention": {"query": "query", "head_dim": "head_dim", "value_dim": "head_dim"},
@@ -19,6 +19,7 @@ ROLE_NAMES: dict[str, dict[str, str]] = {
     "pooling": {"spatial": "spatial"},
     "normalization": {"hidden": "hidden"},
     "matmul": {"expert": "experts", "m": "rows"},
+    "permutation": {"k": "choices"},
 }  # fmt: skip
 RANKS = ("attention", "embedding", "loss", "convolution", "recurrent")
 
@@ -31,9 +32,10 @@ def label_atoms(atoms: Atoms, kernels: list[KernelNote]) -> dict[int, str]:
         for product, rank, name in _names(atoms, kernel):
             for at, atom in enumerate(atoms.resolve(product)):
                 order += 1
-                suffix = ("", "_group", "_part")[min(at, 2)] if name.startswith("heads") else ""
                 plain, _, path = name.partition("@")
-                offer = (rank, order, f"{plain}{suffix}@{path}")
+                if at and plain == "kv_heads":
+                    plain = "head_group"
+                offer = (rank, order, f"{plain}@{path}")
                 offers[atom] = min(offers.get(atom, offer), offer)
     return _unique(atoms, offers)
 
@@ -49,7 +51,8 @@ def _unique(atoms: Atoms, offers: dict[int, tuple[int, int, str]]) -> dict[int, 
     }
 
     def choose(name: str) -> str:
-        plain = name.split("@")[0]
+        plain, _, path = name.partition("@")
+        name = name if path or "@" not in name else f"{plain}@model"
         if plain in PLAIN and plain not in used:
             name = plain
         candidate, number = name, 2
@@ -77,7 +80,9 @@ def _names(atoms: Atoms, kernel: KernelNote) -> list[tuple[Product, int, str]]:
     rank = RANKS.index(kernel.kind) + 1 if kernel.kind in RANKS else 20
     found: list[tuple[Product, int, str]] = []
     for role in kernel.roles:
-        if kernel.kind == "attention" and role.role == "heads":
+        if kernel.target == "aten.topk" and role.role == "k":
+            found.append((role.product, 2, f"routes@{path}"))
+        elif kernel.kind == "attention" and role.role == "heads":
             many = len(atoms.resolve(role.product)) > 1
             found.append((role.product, rank, f"{'kv_heads' if many else 'heads'}@{path}"))
         elif role.role in names:

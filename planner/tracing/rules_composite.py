@@ -20,7 +20,7 @@ Call = Callable[[Tracer, Sequence[Any], dict[str, Any], Any], None]
 FLASH_BACKWARD_FACTOR = 2.5
 """Flash attention recomputes the scores: five products for the forward's two (Dao et al., 2022,
 "FlashAttention", algorithm 4)."""
-VECTOR, IMAGES = 1, 4
+QKV = ("query", "key", "value")
 
 
 def bound(args: Sequence[Any], kwargs: dict[str, Any], names: str) -> dict[str, Any]:
@@ -31,10 +31,12 @@ def bound(args: Sequence[Any], kwargs: dict[str, Any], names: str) -> dict[str, 
 def attention(tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """``out[b, h, q, e] = softmax(Q[b, h, q, d] K[b, h, k, d]) V[b, h, k, e]``, fused."""
     given = bound(args, kwargs, "query key value attn_mask dropout_p is_causal")
-    given["query"], given["key"], given["value"] = (
-        _four_dims(tracer, given[name]) for name in ("query", "key", "value")
-    )
-    draft = tracer.kernel("attention", "attention", *(given[n] for n in ("query", "key", "value")))
+    given["query"], given["key"], given["value"] = (_four_dims(tracer, given[name]) for name in QKV)
+    operands = [given[name] for name in QKV]
+    mask = given.get("attn_mask")
+    if mask is not None and not tracer.value(mask).weak:
+        operands.append(mask)
+    draft = tracer.kernel("attention", "attention", *operands)
     rank = len(draft.dims(0))
     for operand in (1, 2):
         for dim in range(rank - 3):
@@ -53,6 +55,10 @@ def attention(tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: 
         draft.separate(operand, [rank - 2], used)
     key, width = draft.dims(1)[-2], draft.dims(2)[-1]
     query = draft.dims(0)[-2]
+    scores = [*lead, heads, query, key]
+    for back in range(1, len(draft.dims(3)) + 1 if len(operands) > len(QKV) else 1):
+        if draft.dims(3)[-back] != ():
+            draft.join(3, -back, scores[-back])
     batch_roles(draft, lead, "batch")
     draft.role(heads, "heads")
     draft.role(query, "query")

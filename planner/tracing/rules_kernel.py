@@ -28,7 +28,7 @@ def broadcast(draft: Draft, rank: int) -> list[Product]:
     dims: list[Product] = []
     for back in range(1, rank + 1):
         reference: Product = ()
-        order = sorted(range(len(draft.values)), key=lambda at: draft.values[at].weak)
+        order = sorted(range(len(draft.values)), key=lambda at: draft.weak[at])
         for operand in order:
             present = draft.dims(operand)
             if len(present) < back or present[-back] == ():
@@ -87,14 +87,16 @@ def copy(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) 
     target, source = args[0], args[1]
     if tracer.value(source).weak:
         return
-    draft = tracer.kernel("aten.copy_", "elementwise", source)
+    base = tracer.base(target)
+    before = [] if base.weak else [target]
+    draft = tracer.kernel("aten.copy_", "elementwise", source, *before)
+    if before:
+        draft.operands[1].dims = [tracer.atoms.resolve(dim) for dim in base.dims]
     slots = [tracer.atoms.resolve(dim) for dim in tracer.value(target).dims]
     for back in range(1, min(len(slots), source.dim()) + 1):
         if slots[-back] != () and draft.dims(0)[-back] != ():
             tracer.atoms.join(draft.dims(0)[-back], slots[-back])
-    base = tracer.base(target)
-    note = tracer.note(target, [tracer.atoms.resolve(dim) for dim in base.dims])
-    note.requires_grad = tracer.value(source).note.requires_grad
+    note = draft.note(target, [tracer.atoms.resolve(dim) for dim in base.dims])
     tracer.rewrite(target, note)
     draft.kernel.outputs.append(note)
     draft.end()
@@ -108,7 +110,7 @@ def concatenate(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.T
     sizes = {piece.shape[dim] for piece in pieces}
     dims: list[Product] = []
     for at in range(out.dim()):
-        order = sorted(range(len(pieces)), key=lambda n: draft.values[n].weak)
+        order = sorted(range(len(pieces)), key=lambda n: draft.weak[n])
         reference = next((draft.dims(n)[at] for n in order if draft.dims(n)[at] != ()), ())
         if at != dim or len(sizes) == 1:
             for operand in order:
@@ -211,13 +213,22 @@ def coupled(draft: Draft, dims: Sequence[int], *, role: str) -> None:
 
 
 def row_wise(tracer: Tracer, target: str, args: Args, kwargs: dict[str, Any], out: Any) -> None:
-    """Sort, cumulative sums, top-k: one dim is coupled, others are free."""
+    """Sort, cumulative sums, top-k: one dim is coupled, others are free.
+
+    Integer tensors (which token goes to which expert) follow the rank: their order is data.
+    """
     source: torch.Tensor = args[0]
     position = 2 if target == "aten.topk" else 1
     dim = args[position] if len(args) > position else kwargs.get("dim", -1)
     dim = dim % source.dim() if isinstance(dim, int) and source.dim() else 0
     draft = tracer.kernel(target, "permutation", source)
-    coupled(draft, [dim], role="k")
+    if source.is_floating_point():
+        coupled(draft, [dim], role="k")
+    else:
+        for product in draft.dims(0):
+            for atom in product:
+                role = "batch" if draft.atoms.hints[atom] == "b" else "token"
+                draft.role((atom,), role, kind="permuted")
     dims = draft.dims(0)
     fresh: Product | None = None
     for tensor in tensors_in(out):
@@ -238,7 +249,7 @@ def embedding(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Ten
     draft = tracer.kernel("aten.embedding", "embedding", index, table)
     vocab, width = draft.dims(1)
     rows = list(draft.dims(0))
-    if draft.values[0].weak:
+    if draft.weak[0]:
         rows = [tuple(atom for atom in dim) for dim in rows]
     for dim in rows:
         batch_roles(draft, [dim], "token")
@@ -268,21 +279,33 @@ def index(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor)
     rows = [draft.atoms.resolve(dim) for dim in draft.values[reference].dims]
     rest = [dim for at, dim in enumerate(draft.dims(0)) if at not in looked_up]
     first = given[0][0]
+    is_fixed = all(draft.weak[1:])
+    if is_fixed:
+        for dim in rows:
+            draft.atoms.forbid_split(dim)
     dims = [*rest[:first], *rows, *rest[first:]]
     moved = {atom for dim in rows for atom in dim}
     for dim in rows:
         for atom in dim:
             role = "batch" if draft.atoms.hints[atom] == "b" else "token"
-            draft.role((atom,), role, kind="permuted")
+            draft.role((atom,), role, kind="free" if is_fixed else "permuted")
     for at in looked_up:
         left = tuple(atom for atom in draft.dims(0)[at] if atom not in moved)
-        draft.role(left, "vocab", kind="lookup", reduction="sum")
+        kind = "coupled" if is_fixed else "lookup"
+        draft.role(left, "vocab", kind=kind, reduction=None if is_fixed else "sum")
     for dim in rest:
         kept = tuple(atom for atom in draft.atoms.resolve(dim) if atom not in moved)
         batch_roles(draft, [kept], "hidden")
-    draft.kernel.data_dependent = True
+    draft.kernel.data_dependent = not is_fixed
     draft.write(out, _distinct(draft, dims))
     draft.end()
+
+
+def index_select(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) -> None:
+    """Rows of one dim by an index vector."""
+    source, dim, chosen = args[:3]
+    indices = [None] * (dim % source.dim()) + [chosen]
+    index(tracer, (source, indices), kwargs, out)
 
 
 def gather(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) -> None:
@@ -295,7 +318,7 @@ def gather(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor
         if at != dim and source.shape[at] == chosen.shape[at] and draft.dims(0)[at] != ():
             draft.join(1, at, draft.dims(0)[at])
     rows = [
-        draft.dims(0)[at] if at != dim and draft.values[1].weak else product
+        draft.dims(0)[at] if at != dim and draft.weak[1] else product
         for at, product in enumerate(draft.dims(1))
     ]
     for at, product in enumerate(rows):
@@ -318,7 +341,7 @@ def scatter(tracer: Tracer, target: str, args: Args, kwargs: dict[str, Any], out
         for at in range(min(source.dim(), len(dims))):
             back = at + 1
             same_size = source.shape[-back] == result.shape[-back]
-            if same_size and not draft.values[n].weak and dims[-back] != ():
+            if same_size and not draft.weak[n] and dims[-back] != ():
                 draft.join(n, -back, dims[-back])
                 dims = [draft.atoms.resolve(dim) for dim in dims]
     for dim in dims:
@@ -362,7 +385,7 @@ def unknown(tracer: Tracer, target: str, args: Args, kwargs: dict[str, Any], out
         return
     tracer.warn(target, "no rule for this operator; costed from its tensors, splits only by sample")
     kept: set[int] = set()
-    reference = max(range(len(sources)), key=lambda at: (not draft.values[at].weak, -at))
+    reference = max(range(len(sources)), key=lambda at: (not draft.weak[at], -at))
     for tensor in outs:
         dims: list[Product] = []
         for at, size in enumerate(tensor.shape):
@@ -385,6 +408,7 @@ KERNEL_RULES: dict[str, Rule] = {
     "copy_": copy, "cat": concatenate, "stack": stack, "repeat": repeat,
     "_softmax": softmax, "_log_softmax": softmax, "embedding": embedding, "histc": histogram,
     "bincount": histogram, "index": index, "_unsafe_index": index, "gather": gather,
+    "index_select": index_select,
 }  # fmt: skip
 ROW_WISE = frozenset(
     {"sort", "topk", "cumsum", "cumprod", "argsort", "msort", "kthvalue", "logcumsumexp"}
@@ -410,5 +434,6 @@ CONSTANTS = frozenset({
 POINTWISE = frozenset({
     "clone", "_to_copy", "contiguous", "masked_fill", "masked_fill_", "where", "fill_", "zero_",
     "tril", "triu", "tril_", "triu_", "native_dropout", "flip", "roll", "bernoulli_", "rot90",
-    "_safe_softmax_mask", "dropout", "isin", "one_hot", "lerp", "addcmul", "addcdiv", "add_bias",
+    "_safe_softmax_mask", "dropout", "isin", "one_hot", "lerp", "addcmul", "addcdiv",
+    "add_bias", "floor_divide", "remainder", "fmod",
 })  # fmt: skip

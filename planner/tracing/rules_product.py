@@ -245,6 +245,9 @@ def grouped_mm(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Te
     rows = draft.dims(0)[0]
     atoms = tracer.atoms
     num_experts = atoms.total(experts)
+    known = tracer.experts.setdefault((rows, num_experts), experts)
+    atoms.join(known, experts)
+    experts = atoms.resolve(known)
     for atom in experts:
         atoms.hints[atom] = "experts"
     draft.role(experts, "expert", kind="permuted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,6 +109,7 @@ def run_recorded(
     """Run forward and loss once under the recorder."""
     tracer = Tracer()
     declared = source.chain(module)
+    batch = _own_keywords(batch)
     runner = ChainRunner(tracer, module, chain_paths(module, declared), fold=fold)
     runner.is_declared = declared is not None
     _bind_module(tracer, module)
@@ -121,6 +123,17 @@ def run_recorded(
         runner.unwrap()
     del loss
     return tracer, runner, symbols
+
+
+def _own_keywords(batch: Batch) -> Batch:
+    """Copy keyword tensors given twice (ids of encoder and decoder), so that each has its tokens."""
+    seen = {id(tensor) for tensor in batch.inputs}
+    keywords = dict(batch.keywords)
+    for name, item in keywords.items():
+        if isinstance(item, torch.Tensor):
+            keywords[name] = item.clone() if id(item) in seen else item
+            seen.add(id(item))
+    return replace(batch, keywords=keywords)
 
 
 def _bind_module(tracer: Tracer, module: nn.Module) -> None:

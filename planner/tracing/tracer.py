@@ -36,6 +36,8 @@ class Tracer:
         self._by_storage: dict[int, list[Value]] = {}
         self._kept_alive: list[torch.Tensor] = []
         self._pending: list[TensorNote] = []
+        self.experts: dict[tuple[Product, int], Product] = {}
+        """Expert index by (rows, number of experts): one for all products over the same tokens."""
         self.low_precision = torch.get_default_dtype() != torch.float32
 
     @property
@@ -116,7 +118,8 @@ class Tracer:
             return
         note = values[-1].note
         last = self.kernels[-1] if self.kernels else None
-        if last is not None and note in last.outputs and last.target in SAVES_OUTPUT:
+        own = last is not None and note in last.outputs and last.target in SAVES_OUTPUT
+        if last is not None and own and last.number not in note.savers:
             last.saves.append(note)
             note.savers.add(last.number)
         else:
@@ -158,6 +161,7 @@ class Draft:
         self.tracer = tracer
         self.atoms = tracer.atoms
         self.values = [tracer.value(tensor) for tensor in tensors]
+        self.weak = [value.weak for value in self.values]
         self.operands = [
             Read(note=value.note, dims=[self.atoms.resolve(dim) for dim in value.dims])
             for value in self.values
@@ -175,7 +179,7 @@ class Draft:
     @property
     def is_weak(self) -> bool:
         """Whether every operand is a constant, so that nothing needs to be recorded."""
-        return all(value.weak for value in self.values)
+        return all(self.weak)
 
     def dims(self, operand: int) -> list[Product]:
         """Return the dims of an operand in present atoms."""
@@ -186,7 +190,7 @@ class Draft:
     def join(self, operand: int, dim: int, reference: Product) -> None:
         """Read one dim of an operand as ``reference``: merge, or rename on the edge."""
         read = self.operands[operand]
-        if self.is_weak or self.values[operand].weak:
+        if self.is_weak or self.weak[operand]:
             return
         renames = self.atoms.join(reference, read.dims[dim])
         if renames is None:
@@ -251,7 +255,7 @@ class Draft:
         """Keep activation operands for backward (for kernels described as a whole)."""
         for operand in operands:
             note = self.operands[operand].note
-            if note.kind not in ("parameter", "buffer") and not self.values[operand].weak:
+            if note.kind not in ("parameter", "buffer") and not self.weak[operand]:
                 self.kernel.saves.append(note)
 
     def save_outputs(self) -> None:
@@ -263,7 +267,7 @@ class Draft:
         if self.is_weak:
             return
         self.kernel.reads = [
-            read for read, value in zip(self.operands, self.values, strict=True) if not value.weak
+            read for read, weak in zip(self.operands, self.weak, strict=True) if not weak
         ]
         kernel = self.tracer.finish(self)
         for note in kernel.saves:
