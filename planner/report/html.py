@@ -12,6 +12,7 @@ from hardware_profiles.cluster import Cluster
 from planner.errors import PlanError
 from planner.plan import Plan
 from planner.report import quantities
+from planner.report.network import network_facts, network_figure
 from planner.report.summary import Summary, summarise
 from planner.report.words import term_label
 from simulator.timeline import Timeline
@@ -62,6 +63,7 @@ def html_report(plan: Plan, timeline: Timeline | None, *, cluster: Cluster | Non
     page: str = environment.get_template("report.html.j2").render(
         plan=plan, summary=summary, figures=_figures(summary, timeline, cluster),
         sources=() if cluster is None else cluster_sources(cluster),
+        network=() if cluster is None else network_facts(cluster),
         meter=_meter(summary), origin=None if timeline is None else timeline.origin,
     )  # fmt: skip
     return page
@@ -173,6 +175,9 @@ def _figures(
         for name, label, figure in drawn
         if figure is not None
     }
+    picture = None if cluster is None else network_figure(cluster)
+    if picture is not None:
+        figures["network"] = inline_svg(picture, name="network", label="Network of the cluster")
     if timeline is not None and timeline.spans:
         figures |= _timeline_figures(summary, timeline)
     return figures
