@@ -55,8 +55,9 @@ def candidate_labels(
         return (None,)
     if all(index.label != graph.batch_label for index in operator.indices):
         return _without_samples(
-            graph, operator, axis_size=axis_size, sizes=sizes, allow_batch=allow_batch
-        )
+            graph, operator, axis_size=axis_size, sizes=sizes, allow_batch=allow_batch,
+            allow_sequence=sequence_parallel is not False,
+        )  # fmt: skip
     labels: list[str | None] = []
     hidden = _normalized_labels(graph) if operator.kind in LIGHT_KINDS else frozenset()
     for index in operator.indices:
@@ -91,14 +92,27 @@ def _without_samples(
     axis_size: int,
     sizes: Mapping[str, float],
     allow_batch: bool,
+    allow_sequence: bool,
 ) -> tuple[str | None, ...]:
     """Return the choices of an operator that is the same for all samples (a position table).
 
-    Every rank runs it whole. Where the samples are split around it, its gradient may stay a partial
-    sum down to its parameters; that is what the batch label says here.
+    It may follow a split of positions. Otherwise every rank runs it whole; where the samples are
+    split around it, its gradient may stay a partial sum down to its parameters, which is what the
+    batch label says here.
     """
+    labels: list[str | None] = []
     is_even = sizes[graph.batch_label] % axis_size == 0 and not permuted_labels(operator)
-    return (graph.batch_label, None) if allow_batch and is_even else (None,)
+    if allow_batch and is_even:
+        labels.append(graph.batch_label)
+    if allow_sequence:
+        labels.extend(
+            index.label
+            for index in operator.indices
+            if index.label in graph.sequence_labels
+            and index.kind == "free"
+            and _splits_evenly(graph, index, axis_size, sizes)
+        )
+    return (*labels, None)
 
 
 def _can_cut_every_dim(operator: Operator, labels: list[str | None]) -> bool:

@@ -103,13 +103,34 @@ def build_problem(
         label for offered in labels.values() for label in offered if label is not None
     )
     groups = flow_classes(graph)
-    states = {tensor_variable(group): class_states(graph, group, splittable) for group in groups}
+    states = {
+        tensor_variable(group): _offered_states(setting, group, labels, splittable)
+        for group in groups
+    }
     costs = [
         _operator_costs(setting, name, offered, counts[name]) for name, offered in labels.items()
     ]
     for group in groups:
         costs.extend(_class_costs(setting, group, labels, states[tensor_variable(group)]))
     return Problem(setting=setting, labels=labels, states=states, costs=tuple(costs))
+
+
+def _offered_states(
+    setting: Setting,
+    group: FlowClass,
+    labels: dict[str, tuple[str | None, ...]],
+    splittable: frozenset[str],
+) -> tuple[TensorState, ...]:
+    """Return the states of a tensor; a shared weight is cut where all its readers must cut it."""
+    states = class_states(setting.graph, group, splittable)
+    is_weight = all(flow.producer is None for flow in group.flows)
+    must_cut = all(
+        None not in labels[reader.operator] for flow in group.flows for reader in flow.readers
+    )
+    if is_weight and must_cut:
+        cut = tuple(state for state in states if shard_label(state.value) is not None)
+        return cut or states
+    return states
 
 
 def sync_seconds(setting: Setting, num_parameters: float, *, is_partial: bool) -> float:

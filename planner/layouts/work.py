@@ -116,8 +116,12 @@ def score_bytes(operator: Operator, cut: Cut) -> float:
 
 
 def saved_terms(operator: Operator, software: SoftwareProfile) -> tuple[TensorTerm, ...]:
-    """Return what the operator keeps for backward, as the software runs it."""
-    return operator.saved_fused if is_fused(operator, software) else operator.saved
+    """Return what the operator keeps for backward, as the software runs it.
+
+    Where chains are fused and recomputed, the product before a chain keeps the chain's entry, so
+    that the switch is one for all operators.
+    """
+    return operator.saved_fused if software.fuses_elementwise else operator.saved
 
 
 def term_bytes(operator: Operator, term: TensorTerm, cut: Cut) -> float:
