@@ -170,6 +170,8 @@ def _add_action(builder: _Builder, action: Action) -> None:
     for category, duration_s in comm.items():
         if duration_s > 0 and category != "pipeline":
             ends = _add_collective(builder, action, category, duration_s, ends)
+    if last_backward:
+        ends = _add_tails(builder, action, compute_s=compute_s, ends=ends)
     for replica, end in ends.items():
         _add_transfer(builder, action, replica=replica, end=end, blocking_s=comm.get("pipeline", 0))
 
@@ -192,13 +194,13 @@ def _add_compute(
     depends_on: tuple[int, ...],
     splits: bool,
 ) -> int:
-    """Add the compute task; the last backward is split where gradient reduction may begin."""
+    """Add the compute task; the last backward leaves out its tail."""
     costs = builder.costs
     saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
     transient = float(costs.stages.transient_bytes[costs.recompute][action.stage])
     keeps = saved if costs.is_training else 0.0
     overlap = costs.gradient_overlap * duration_s if splits else 0.0
-    first = builder.add(
+    return builder.add(
         Task(
             name=f"{action.stage}{action.kind}{action.microbatch}",
             rank=rank,
@@ -213,24 +215,36 @@ def _add_compute(
             microbatch=action.microbatch,
         )
     )
-    if not splits:
-        return first
-    builder.ready["sync", action.stage, 0, rank] = first
+
+
+def _add_tails(
+    builder: _Builder, action: Action, *, compute_s: float, ends: Mapping[int, int]
+) -> dict[int, int]:
+    """Add the part of the last backward under which gradient reduction may already run."""
+    costs = builder.costs
+    saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
     hidden = float(costs.end.sync_hidden_s[action.stage])
-    return builder.add(
-        Task(
-            name=f"{action.stage}B{action.microbatch}'",
-            rank=rank,
-            stream="compute",
-            kind="compute",
-            duration_s=overlap + costs.sync_slowdown * hidden,
-            depends_on=(first,),
-            memory_at_end_bytes=-keeps,
-            category="backward",
-            stage=action.stage,
-            microbatch=action.microbatch,
+    tails: dict[int, int] = {}
+    for replica, end in ends.items():
+        rank = builder.rank(action.stage, replica)
+        builder.ready["sync", action.stage, 0, rank] = end
+        builder.gate.pop(rank, None)
+        tails[replica] = builder.add(
+            Task(
+                name=f"{action.stage}B{action.microbatch}'",
+                rank=rank,
+                stream="compute",
+                kind="compute",
+                duration_s=costs.gradient_overlap * compute_s + costs.sync_slowdown * hidden,
+                depends_on=(end,),
+                memory_at_end_bytes=-saved,
+                category="backward",
+                stage=action.stage,
+                microbatch=action.microbatch,
+            )
         )
-    )
+        builder.last_compute[rank] = tails[replica]
+    return tails
 
 
 def _add_collective(
