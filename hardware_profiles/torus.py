@@ -9,6 +9,8 @@ from hardware_profiles.errors import ProfileError
 _CUBE = 4
 """Edge of the block that optical switches join into larger three-dimensional slices [chips]."""
 _NUM_AXES = (2, 3)
+_SLICES_BEYOND_FEWEST = 4
+"""How many times the fewest possible slices are tried before a count is refused [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,15 +113,27 @@ def slice_wraps(shape: tuple[int, ...], *, rule: SliceRule) -> tuple[bool, ...]:
 def slices_of(num_chips: int, *, rule: SliceRule) -> tuple[int, int]:
     """Return number of equal slices and chips per slice; more than a pod takes several slices.
 
+    Raises
+    ------
+    ProfileError
+        If more than a pod does not make a few equal slices that exist.
+
     Examples
     --------
     >>> slices_of(6144, rule=SliceRule(max_shape=(16, 16, 16), wrap_multiple=4))
     (2, 3072)
     """
-    num_slices = -(-num_chips // rule.max_chips)
-    while num_chips % num_slices:
-        num_slices += 1
-    return num_slices, num_chips // num_slices
+    if num_chips <= rule.max_chips:
+        return 1, num_chips
+    fewest = -(-num_chips // rule.max_chips)
+    for num_slices in range(fewest, _SLICES_BEYOND_FEWEST * fewest + 1):
+        size, rest = divmod(num_chips, num_slices)
+        if rest == 0 and _find_shape(size, rule=rule) is not None:
+            return num_slices, size
+    raise ProfileError(
+        f"{num_chips} chips are more than one pod of {rule.max_chips} and make no equal slices; "
+        f"use a multiple of {rule.max_chips} or set devices_per_node"
+    )
 
 
 def _find_shape(num_chips: int, *, rule: SliceRule) -> tuple[int, ...] | None:

@@ -237,6 +237,11 @@ def test_network_override_of_a_single_node_is_harmless():
             "cluster 'tpu-v4:66': no slice has 66 chips; the nearest sizes are 64 and 128",
         ),
         (
+            "tpu-v4:4099",
+            "cluster 'tpu-v4:4099': 4099 chips are more than one pod of 4096 and make no equal "
+            "slices; use a multiple of 4096 or set devices_per_node",
+        ),
+        (
             "tpu-v4:10?devices_per_node=4",
             "cluster 'tpu-v4:10?devices_per_node=4': devices_per_node=4 does not divide 10 devices",
         ),
