@@ -1,7 +1,5 @@
 """Turn the notes of a trace into a :class:`planner.graph.ModelGraph`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -118,8 +116,10 @@ def _used_labels(operators: list[Operator], tensors: Iterable[Tensor]) -> set[st
         used.update(index.label for index in operator.indices)
         for operand in (*operator.inputs, *operator.parameters):
             used.update(label for dim in operand.dims for label in dim)
-        for term in (*operator.saved, *operator.traffic_forward, *operator.flops_forward):
+        for term in (*operator.saved, *operator.traffic_forward, *operator.traffic_backward):
             used.update(term.labels)
+        for flops in operator.flops_forward:
+            used.update(flops.labels)
     return used
 
 

@@ -1,7 +1,5 @@
 """Chain elements: which modules are units, and which calls repeat the one before."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable

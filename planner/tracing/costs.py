@@ -1,7 +1,5 @@
 """FLOPs, traffic, launches and saved tensors of an operator, as terms over labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,8 +37,8 @@ class Costs:
 
     def __init__(
         self,
-        tracer: Tracer,
-        labels: Labels,
+        tracer: "Tracer",
+        labels: "Labels",
         group_of: Mapping[int, Group],
         readers: Mapping[int, set[int]],
     ) -> None:
@@ -181,7 +179,7 @@ class Costs:
         return eager, fused
 
 
-def _saved_inputs(tracer: Tracer) -> dict[int, list[TensorNote]]:
+def _saved_inputs(tracer: "Tracer") -> dict[int, list[TensorNote]]:
     """Model inputs kept for backward, at the first kernel that keeps them."""
     found: dict[int, list[TensorNote]] = {}
     for note in tracer.tensors:

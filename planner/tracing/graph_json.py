@@ -3,10 +3,10 @@
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import networkx as nx
 
@@ -99,7 +99,7 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _readers(kind: type) -> dict[str, Callable[[Any], Any]]:
+def _readers(kind: Any) -> dict[str, Callable[[Any], Any]]:
     """Return how to read each field of a value object back from JSON."""
     hints = typing.get_type_hints(kind)
     readers: dict[str, Callable[[Any], Any]] = {}
@@ -123,7 +123,7 @@ def _same(value: Any) -> Any:
 
 
 def _build(kind: type[_Value], row: dict[str, Any]) -> _Value:
-    readers = _readers(kind)
+    readers = _readers(cast("Hashable", kind))
     return kind(**{name: readers[name](value) for name, value in row.items()})
 
 

@@ -41,37 +41,50 @@ def label_atoms(atoms: Atoms, kernels: list[KernelNote]) -> dict[int, str]:
 
 
 def _unique(atoms: Atoms, offers: dict[int, tuple[int, int, str]]) -> dict[int, str]:
+    chooser = _Chooser()
     labels: dict[int, str] = {}
-    used: set[str] = set()
-    aliases = {
+    aliases = _partners(atoms)
+    for atom in sorted(atoms.protected):
+        for part in atoms.resolve((atom,)):
+            if part not in labels:
+                labels[part] = chooser.choose(atoms.hints[atom])
+    for atom, (_, _, name) in sorted(offers.items(), key=lambda item: item[1][1]):
+        if atom not in labels and atom not in aliases:
+            labels[atom] = chooser.choose(name)
+    for alias, base in sorted(aliases.items()):
+        if alias not in labels:
+            labels[alias] = chooser.choose(f"{labels.get(base, 'index')}_key")
+    return labels
+
+
+class _Chooser:
+    """Hands out names once; a second asker gets a number."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def choose(self, name: str) -> str:
+        """Return the name, or the nearest free one."""
+        plain, mark, path = name.partition("@")
+        if mark and not path:
+            name = f"{plain}@model"
+        if plain in PLAIN and plain not in self.used:
+            name = plain
+        candidate, number = name, 2
+        while candidate in self.used:
+            candidate, number = f"{name}#{number}", number + 1
+        self.used.add(candidate)
+        return candidate
+
+
+def _partners(atoms: Atoms) -> dict[int, int]:
+    """Map each alias atom to the atom it stands beside."""
+    return {
         alias: base
         for whole, partner in atoms.alias_pairs()
         for base, alias in zip(whole, partner, strict=False)
         if alias != base
     }
-
-    def choose(name: str) -> str:
-        plain, _, path = name.partition("@")
-        name = name if path or "@" not in name else f"{plain}@model"
-        if plain in PLAIN and plain not in used:
-            name = plain
-        candidate, number = name, 2
-        while candidate in used:
-            candidate, number = f"{name}#{number}", number + 1
-        used.add(candidate)
-        return candidate
-
-    for atom in sorted(atoms.protected):
-        for part in atoms.resolve((atom,)):
-            if part not in labels:
-                labels[part] = choose(atoms.hints[atom])
-    for atom, (_, _, name) in sorted(offers.items(), key=lambda item: item[1][1]):
-        if atom not in labels and atom not in aliases:
-            labels[atom] = choose(name)
-    for alias, base in sorted(aliases.items()):
-        if alias not in labels:
-            labels[alias] = choose(f"{labels.get(base, 'index')}_key")
-    return labels
 
 
 def _names(atoms: Atoms, kernel: KernelNote) -> list[tuple[Product, int, str]]:

@@ -1,7 +1,5 @@
 """Run a model on fake tensors while two modes write down what runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from planner.tracing import rules_kernel as kernels
+from planner.tracing import rules_reorder as reorder
 from planner.tracing.rules_composite import COMPOSITES
 from planner.tracing.rules_product import PRODUCT_RULES
 from planner.tracing.rules_view import VIEW_RULES
 from planner.tracing.tracer import Tracer
 
-RULES = {**VIEW_RULES, **PRODUCT_RULES, **kernels.KERNEL_RULES}
+RULES = {**VIEW_RULES, **PRODUCT_RULES, **kernels.KERNEL_RULES, **reorder.REORDER_RULES}
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
@@ -38,11 +37,11 @@ class Switch:
             self.is_on = before
 
 
-class KernelMode(TorchDispatchMode):
+class KernelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every dispatched operator."""
 
     def __init__(self, tracer: Tracer, switch: Switch, observer: Observer | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tracer, self.switch, self.observer = tracer, switch, observer
 
     def __torch_dispatch__(
@@ -85,10 +84,10 @@ def apply_rule(
         RULES[name](tracer, args, kwargs, out)
     elif name in kernels.REDUCTIONS and (name not in ("max", "min") or not _is_binary(args)):
         kernels.reduce(tracer, target, args, kwargs, out)
-    elif name in kernels.ROW_WISE:
-        kernels.row_wise(tracer, target, args, kwargs, out)
-    elif name in kernels.SCATTERS:
-        kernels.scatter(tracer, target, args, kwargs, out)
+    elif name in reorder.ROW_WISE:
+        reorder.row_wise(tracer, target, args, kwargs, out)
+    elif name in reorder.SCATTERS:
+        reorder.scatter(tracer, target, args, kwargs, out)
     elif name in kernels.POOLINGS:
         kernels.pooling(tracer, target, args, kwargs, out)
     elif name in kernels.POINTWISE or torch.Tag.pointwise in func.tags:

@@ -29,7 +29,7 @@ def _backward_factor(draft: Draft) -> float:
 def product(
     draft: Draft, out: torch.Tensor, *, batch: int, k_dim: int, n_dim: int, bias: bool = False
 ) -> TensorNote:
-    """Describe ``out[batch.., rows.., n] = a[batch.., rows.., k] w[batch.., k, n]`` and record it."""
+    """Record ``out[batch.., rows.., n] = a[batch.., rows.., k] w[batch.., k, n]``."""
     rank = len(draft.dims(0))
     reference = draft.operands[1].note.kind == "parameter"
     for dim in range(batch):
@@ -91,7 +91,7 @@ def linear(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor
 
 
 def _save_product(draft: Draft) -> None:
-    """A product keeps each operand whose partner needs a gradient."""
+    """Keep each operand whose partner needs a gradient."""
     for operand, partner in ((0, 1), (1, 0)):
         if draft.operands[partner].note.requires_grad:
             draft.save(operand)
@@ -127,7 +127,7 @@ def bmm(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) -
 
 
 def addmm(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) -> None:
-    """A product and a bias, recorded as two kernels."""
+    """Record a product and a bias as two kernels."""
     del kwargs
     bias, source, weight = args[:3]
     draft = tracer.kernel("aten.addmm", "matmul", source, weight)
@@ -151,7 +151,7 @@ def _add_whole(tracer: Tracer, note: TensorNote, other: torch.Tensor, out: torch
 
 
 def baddbmm(tracer: Tracer, args: Args, kwargs: dict[str, Any], out: torch.Tensor) -> None:
-    """A batched product added to a tensor."""
+    """Record a batched product added to a tensor."""
     del kwargs
     draft = tracer.kernel("aten.baddbmm", "matmul", args[1], args[2])
     note = product(draft, out, batch=1, k_dim=1, n_dim=2, bias=True)

@@ -1,7 +1,5 @@
 """Build a model without weights, run it once, and assemble the graph."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -126,7 +124,7 @@ def run_recorded(
 
 
 def _own_keywords(batch: Batch) -> Batch:
-    """Copy keyword tensors given twice (ids of encoder and decoder), so that each has its tokens."""
+    """Copy keyword tensors given twice (ids of encoder and decoder): each has its own tokens."""
     seen = {id(tensor) for tensor in batch.inputs}
     keywords = dict(batch.keywords)
     for name, item in keywords.items():
@@ -153,7 +151,7 @@ def _bind_batch(tracer: Tracer, batch: Batch, sequence_length: int) -> tuple[Pro
     """Give inputs their indices: samples, then tokens where the second dim has that many."""
     sample = tracer.atoms.declared(TRACED_BATCH_SIZE, hint="b")
     tokens: dict[str, Product] = {}
-    named = [(f"input.{at}", item) for at, item in enumerate(batch.inputs)]
+    named: list[tuple[str, Any]] = [(f"input.{at}", item) for at, item in enumerate(batch.inputs)]
     named += [(f"input.{name}", item) for name, item in batch.keywords.items()]
     named.append(("target", batch.targets))
     for name, item in named:
