@@ -27,7 +27,12 @@ _ATTENTION_SMALLEST_ROWS = 16.0
 """Rows of one matrix instruction, the waste of a single-query step [elements]."""
 _ATTENTION_HALF_KEYS = 128.0
 """Key length at which half of the fused attention rate is reached: one block of keys for the
-prologue and epilogue (Dao 2023, arXiv:2307.08691, figure 4, rise from 512 to 16k) [elements]."""
+prologue and epilogue. Keys count after the mask; FlashAttention-2 on H100 reaches 0.60, 0.76, 0.87
+of its rate at 512, 1024, 2048 causal keys (J. Shah et al. 2024, arXiv:2407.08608, figure 5); this
+gives 0.67, 0.80, 0.89 [elements]."""
+_ATTENTION_PRODUCTS = {False: 2, True: 5}
+"""Matrix products forward (scores, output) and backward (scores again and four gradients):
+Dao 2023, section 3.1 [1]."""
 
 
 def operator_time(work: Work, *, device: DeviceProfile, software: SoftwareProfile) -> float:
@@ -174,8 +179,10 @@ def _attention_time(work: Work, device: DeviceProfile) -> float:
     )
     rows = min(max(work.m, _ATTENTION_SMALLEST_ROWS), _ATTENTION_ROWS)
     blocks = work.batch * _soft_ceil(work.m / _ATTENTION_ROWS)
-    padded = rows * _waves(blocks, work.n, _ATTENTION_HALF_KEYS, device.num_compute_units)
-    return work.num_flops / (_peak(work, device) * share) * padded / (work.batch * work.m * work.n)
+    per_key = _ATTENTION_PRODUCTS[work.backward] * 2 * work.batch * work.m * work.k
+    keys = min(work.n, work.num_flops / per_key)  # a causal mask leaves half of them
+    padded = rows * _waves(blocks, keys, _ATTENTION_HALF_KEYS, device.num_compute_units)
+    return work.num_flops / (_peak(work, device) * share) * padded / (work.batch * work.m * keys)
 
 
 def _tiled_elements(
