@@ -45,12 +45,12 @@ def write_markdown_report(plan: Plan, path: str | Path) -> None:
 
 
 def cell(text: str) -> str:
-    """Return a text that cannot break a table.
+    r"""Return a text that cannot break a table.
 
     Examples
     --------
     >>> cell("a|b *c* <i>")
-    'a\\\\|b \\\\*c\\\\* &lt;i>'
+    'a\\|b \\*c\\* &lt;i>'
     """
     for mark in "|*_`":
         text = text.replace(mark, f"\\{mark}")

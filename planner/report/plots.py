@@ -40,8 +40,10 @@ def term_colors(terms: Sequence[str]) -> dict[str, str]:
     {'activations': '#72B7B2', 'something': '#F58518'}
     """
     unknown = [term for term in terms if term not in TERM_COLORS]
-    spare = {term: _SPARE_COLORS[i % len(_SPARE_COLORS)] for i, term in enumerate(unknown)}
-    return {term: TERM_COLORS.get(term) or spare[term] for term in terms}
+    taken = {TERM_COLORS[term] for term in terms if term in TERM_COLORS}
+    spare = [color for color in _SPARE_COLORS if color not in taken] or list(_SPARE_COLORS)
+    extra = {term: spare[index % len(spare)] for index, term in enumerate(unknown)}
+    return {term: TERM_COLORS.get(term) or extra[term] for term in terms}
 
 
 def plans_figure(summary: Summary) -> Figure | None:
@@ -93,8 +95,10 @@ def _option_bar(axes: Axes, row: int, option: Option, *, scale_s: float) -> None
 def _option_label(option: Option) -> str:
     short = short_strategy(option.strategy)
     if option.name and not option.is_best:
-        return f"{option.name}\n{short}" if short else option.name
-    return short or option.name
+        label = f"{option.name}\n{short}" if short else option.name
+    else:
+        label = short or option.name
+    return label.replace("$", r"\$")
 
 
 def short_strategy(text: str) -> str:

@@ -57,7 +57,7 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
     out = io.StringIO()
     console = Console(
         file=out, width=columns, force_terminal=color, no_color=not color, highlight=False,
-        color_system="standard" if color else None, legacy_windows=False, emoji=False,
+        color_system="standard" if color else None, legacy_windows=False, emoji=False, markup=False,
     )  # fmt: skip
     parts: list[RenderableType] = [
         _heading(summary), "", _answer(summary), "", _figures(summary, bar_cells(columns)),
