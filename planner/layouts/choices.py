@@ -1,6 +1,7 @@
 """Which indices of an operator may be split over the tensor axis."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from planner.graph import ModelGraph, Operator, OperatorIndex
 from planner.layouts.flows import expert_operators
@@ -59,7 +60,9 @@ def candidate_labels(
             allow_sequence=sequence_parallel is not False,
         )  # fmt: skip
     labels: list[str | None] = []
-    hidden = _normalized_labels(graph) if operator.kind in LIGHT_KINDS else frozenset()
+    hidden = _head_widths(graph)
+    if operator.kind in LIGHT_KINDS:
+        hidden |= _normalized_labels(graph)
     for index in operator.indices:
         if index.label in labels or not _splits_evenly(graph, index, axis_size, sizes):
             continue
@@ -190,6 +193,19 @@ def _batch_is_offered(operator: Operator, index: OperatorIndex) -> bool:
     return _kind_is_offered(operator, index)
 
 
+@lru_cache(maxsize=64)
+def _head_widths(graph: ModelGraph) -> frozenset[str]:
+    """Return labels inside one attention head; splitting them would tear scores apart."""
+    return frozenset(
+        index.label
+        for _, operator in graph.graph.nodes(data="operator")
+        if operator.kind == "attention"
+        for index in operator.indices
+        if index.role in ("head_dim", "value_dim")
+    )
+
+
+@lru_cache(maxsize=64)
 def _normalized_labels(graph: ModelGraph) -> frozenset[str]:
     """Return labels that some norm couples, the width of the residual stream.
 

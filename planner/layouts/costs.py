@@ -13,6 +13,7 @@ from planner.layouts.reshard import PARTIAL
 from planner.layouts.sizes import (
     expert_labels,
     flat_labels,
+    held_labels,
     item_bytes,
     local_sizes,
     num_elements,
@@ -249,7 +250,7 @@ def _parameters(setting: Setting, name: str, choice: str | None) -> tuple[Parame
     experts = set(expert_labels(operator))
     shares = []
     for operand in operator.parameters:
-        labels = flat_labels(operand.dims)
+        labels = held_labels(setting.graph, operand)
         shares.append(
             ParameterShare(
                 tensor=operand.tensor,

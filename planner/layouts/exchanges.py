@@ -25,7 +25,7 @@ from planner.layouts.reshard import (
     reshard_kind,
     shard_label,
 )
-from planner.layouts.sizes import flat_labels
+from planner.layouts.sizes import flat_labels, read_labels
 from planner.layouts.terms import CollectiveUse, Phase
 from simulator.groups import CollectiveKind
 
@@ -95,10 +95,12 @@ def reader_exchange(
 ) -> Exchange:
     """Return what turns the state into what a reader wants, and its gradient back."""
     operator = graph.operator(reader.operator)
-    forward = reshard_kind(state.value, wanted_layout(operator, reader.operand, choice))
+    forward = reshard_kind(state.value, wanted_layout(graph, operator, reader.operand, choice))
     if not flow.has_gradient:
         return forward, None
-    return forward, reshard_kind(gradient_layout(operator, reader.operand, choice), state.gradient)
+    return forward, reshard_kind(
+        gradient_layout(graph, operator, reader.operand, choice), state.gradient
+    )
 
 
 def exchange_uses(
@@ -133,7 +135,7 @@ def producer_bytes(setting: Setting, flow: Flow) -> float:
 
 def reader_bytes(setting: Setting, flow: Flow, reader: Reader) -> float:
     """Return the bytes of the part of a tensor that a reader reads [B]."""
-    return whole_bytes(setting, flow.tensor, flat_labels(reader.operand.dims))
+    return whole_bytes(setting, flow.tensor, read_labels(setting.graph, reader.operand))
 
 
 def expert_exchange(
@@ -187,7 +189,7 @@ def class_cost(
             total += counts[flow.producer] * price(exchange, flow.tensor, labels)
         for reader in flow.readers:
             exchange = reader_exchange(graph, flow, reader, choices[reader.operator], state)
-            labels = flat_labels(reader.operand.dims)
+            labels = read_labels(graph, reader.operand)
             total += counts[reader.operator] * price(exchange, flow.tensor, labels)
     return total
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from planner.graph import ModelGraph, Operand, Operator
 from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, shard, shard_label
-from planner.layouts.sizes import carries, expert_labels, flat_labels, inverse_relabel
+from planner.layouts.sizes import carries, expert_labels, flat_labels, held_labels, inverse_relabel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,19 +108,23 @@ def wanted_gradient(
     return REPLICATED if choice is None or is_own else PARTIAL
 
 
-def wanted_layout(operator: Operator, operand: Operand, choice: str | None) -> Layout:
+def wanted_layout(
+    graph: ModelGraph, operator: Operator, operand: Operand, choice: str | None
+) -> Layout:
     """Return the layout in which an operator reads an operand, in the tensor's own labels."""
-    if choice is None or not carries(operator, flat_labels(operand.dims), choice):
+    if choice is None or not carries(operator, held_labels(graph, operand), choice):
         return REPLICATED
     return shard(inverse_relabel(operand, choice))
 
 
-def gradient_layout(operator: Operator, operand: Operand, choice: str | None) -> Layout:
+def gradient_layout(
+    graph: ModelGraph, operator: Operator, operand: Operand, choice: str | None
+) -> Layout:
     """Return the layout in which an operator leaves the gradient of an operand.
 
     An operand that lacks the split label is read whole by every rank; each adds its share.
     """
-    wanted = wanted_layout(operator, operand, choice)
+    wanted = wanted_layout(graph, operator, operand, choice)
     return PARTIAL if choice is not None and wanted == REPLICATED else wanted
 
 
@@ -146,7 +150,7 @@ def tensor_states(
     for reader in flow.readers:
         operator = graph.operator(reader.operator)
         for index in operator.indices:
-            if carries(operator, flat_labels(reader.operand.dims), index.label):
+            if carries(operator, held_labels(graph, reader.operand), index.label):
                 own = inverse_relabel(reader.operand, index.label)
                 if own not in labels:
                     labels.append(own)

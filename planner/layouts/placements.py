@@ -14,7 +14,7 @@ from planner.layouts.flows import (
     tensor_flows,
     wanted_layout,
 )
-from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard_label
+from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard, shard_label
 from planner.layouts.terms import LayoutSolution
 from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
 
@@ -119,7 +119,7 @@ def _parameters(
     for name, choice in solution.choices.items():
         operator = graph.operator(name)
         for operand in operator.parameters:
-            layout = wanted_layout(operator, operand, choice)
+            layout = wanted_layout(graph, operator, operand, choice)
             if operand.tensor in states:
                 layout = states[operand.tensor].value
             placement = placement_of(layout, graph.tensors[operand.tensor].dims)
@@ -161,7 +161,7 @@ def _place_inputs(
         return
     for name, operator, place in _input_readers(graph):
         operand = operator.inputs[place]
-        wanted = wanted_layout(operator, operand, solution.choices[name])
+        wanted = wanted_layout(graph, operator, operand, solution.choices[name])
         placement = placement_of(wanted, operand.dims)
         if wanted != REPLICATED and placement is not None and _begins(graph, name, place):
             draft.inputs[operator.module_path] = Boundary(have="R", want=placement)
@@ -174,18 +174,33 @@ def _place(
     state: TensorState,
     draft: _Draft,
 ) -> None:
-    """Put the changes of one tensor at its producer's exit and its readers' entries."""
+    """Put the changes of one tensor at its producer's exit, else at its readers' entries.
+
+    Where all readers agree, the exit hands out what they want; a whole tensor is handed out anew
+    even as it is, if that sums the partial gradients of its readers once.
+    """
     if flow.producer is None:
         return
     producer = graph.operator(flow.producer)
     have = output_layout(graph, producer, flow.tensor, solution.choices[flow.producer])
-    sums_gradient = have == state.value == REPLICATED and state.gradient == PARTIAL
-    if _ends(graph, flow) and (have != state.value or sums_gradient):
+    wants = {
+        wanted_layout(
+            graph,
+            graph.operator(reader.operator),
+            reader.operand,
+            solution.choices[reader.operator],
+        )
+        for reader in flow.readers
+        if not _is_loss(graph.operator(reader.operator))
+    }
+    held = next(iter(wants)) if len(wants) == 1 else state.value
+    sums_gradient = have == held == REPLICATED and state.gradient == PARTIAL
+    if wants and _ends(graph, flow) and (have != held or sums_gradient):
         dims = graph.tensors[flow.tensor].dims
-        before, after = placement_of(have, dims), placement_of(state.value, dims)
+        before, after = placement_of(have, dims), placement_of(held, dims)
         if before is not None and after is not None:
             draft.outputs[producer.module_path] = Boundary(have=before, want=after)
-            have = state.value
+            have = held
     for reader in flow.readers:
         if not _is_inside_module(graph, flow, reader):
             _place_at_reader(graph, solution, reader, have, draft)
@@ -195,15 +210,12 @@ def _place_at_reader(
     graph: ModelGraph, solution: LayoutSolution, reader: Reader, have: Layout, draft: _Draft
 ) -> None:
     operator = graph.operator(reader.operator)
-    wanted = wanted_layout(operator, reader.operand, solution.choices[reader.operator])
+    wanted = wanted_layout(graph, operator, reader.operand, solution.choices[reader.operator])
     if wanted == have or _is_loss(operator):
         return
     place = operator.inputs.index(reader.operand)
-    after = placement_of(wanted, reader.operand.dims)
-    renamed = dict(reader.operand.relabel)
-    label = shard_label(have)
-    shown = have if label is None else f"S:{renamed.get(label, label)}"
-    before = placement_of(shown, reader.operand.dims)
+    before = placement_of(_as_read(have, reader), reader.operand.dims)
+    after = placement_of(_as_read(wanted, reader), reader.operand.dims)
     if _begins(graph, reader.operator, place) and before is not None and after is not None:
         draft.inputs[operator.module_path] = Boundary(have=before, want=after)
     elif reshard_kind(have, wanted) is not None:
@@ -211,6 +223,12 @@ def _place_at_reader(
             f"{reader.operator}: reads {reader.operand.tensor} as {wanted}, which arrives as "
             f"{have}, and no module begins or ends between the two"
         )
+
+
+def _as_read(layout: Layout, reader: Reader) -> Layout:
+    """Return a layout in the labels of a reader."""
+    label = shard_label(layout)
+    return layout if label is None else shard(dict(reader.operand.relabel).get(label, label))
 
 
 def _check_attention(graph: ModelGraph, solution: LayoutSolution, draft: _Draft) -> None:

@@ -1,6 +1,7 @@
 """Local sizes of labels, elements and bytes of tensors, before the split of the axis at hand."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from math import prod
 
 from planner.graph import Dims, DType, ModelGraph, Operand, Operator
@@ -104,3 +105,26 @@ def carries(operator: Operator, labels: Iterable[str], choice: str | None) -> bo
 def inverse_relabel(operand: Operand, label: str) -> str:
     """Return the name that the tensor itself gives to a label of its reader."""
     return next((old for old, new in operand.relabel if new == label), label)
+
+
+@lru_cache(maxsize=65536)
+def held_labels(graph: ModelGraph, operand: Operand) -> tuple[str, ...]:
+    """Return the reader's labels of an operand that the tensor itself has.
+
+    A tensor that is broadcast (a class token over the samples) is read with labels it does not
+    hold: it cannot arrive cut along them, and its gradient is a sum over them.
+    """
+    own = set(flat_labels(graph.tensors[operand.tensor].dims))
+    return tuple(
+        label for label in flat_labels(operand.dims) if inverse_relabel(operand, label) in own
+    )
+
+
+@lru_cache(maxsize=65536)
+def read_labels(graph: ModelGraph, operand: Operand) -> tuple[str, ...]:
+    """Return labels that span what is read of a tensor: a slice of it, but never a broadcast."""
+    labels = flat_labels(operand.dims)
+    sizes = {label: float(index.size) for label, index in graph.indices.items()}
+    whole = num_elements(flat_labels(graph.tensors[operand.tensor].dims), sizes)
+    is_broadcast = num_elements(labels, sizes) > whole
+    return held_labels(graph, operand) if is_broadcast else labels

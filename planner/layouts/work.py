@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import FlopTerm, ModelGraph, Operator, TensorTerm
-from planner.layouts.sizes import carries, expert_labels, flat_labels, item_bytes, num_elements
+from planner.layouts.sizes import (
+    carries,
+    expert_labels,
+    flat_labels,
+    held_labels,
+    item_bytes,
+    num_elements,
+    read_labels,
+)
 from planner.workload import Workload
 from simulator.work import Work, WorkKind
 
@@ -127,7 +135,7 @@ def saved_terms(operator: Operator, software: SoftwareProfile) -> tuple[TensorTe
 def term_bytes(operator: Operator, term: TensorTerm, cut: Cut) -> float:
     """Return the local bytes of one term [B]."""
     is_parameter = any(
-        set(term.labels) == set(flat_labels(operand.dims)) for operand in operator.parameters
+        set(term.labels) == set(held_labels(cut.graph, operand)) for operand in operator.parameters
     )
     elements = local_elements(operator, term.labels, cut, is_parameter=is_parameter)
     return elements * term.times * item_bytes(term.dtype, cut.workload)
@@ -146,10 +154,12 @@ def endpoint_bytes(operator: Operator, cut: Cut) -> tuple[float, float, float]:
         elements = local_elements(operator, labels, cut, is_parameter=is_parameter)
         return elements * item_bytes(tensors[name].dtype, cut.workload)
 
-    inputs = sum(size(operand.tensor, flat_labels(operand.dims)) for operand in operator.inputs)
+    inputs = sum(
+        size(operand.tensor, read_labels(cut.graph, operand)) for operand in operator.inputs
+    )
     outputs = sum(size(name, flat_labels(tensors[name].dims)) for name in operator.outputs)
     parameters = sum(
-        size(operand.tensor, flat_labels(operand.dims), is_parameter=True)
+        size(operand.tensor, held_labels(cut.graph, operand), is_parameter=True)
         for operand in operator.parameters
     )
     return inputs, outputs, parameters
