@@ -121,7 +121,7 @@ def _tree_bandwidth(ranks: int, cluster: Cluster) -> float:
 
     Neighbours share a switch and reach their link's rate; all devices together pass the root and
     reach the fabric's. Between them the rate falls by equal factors per doubling: 8 L40S measure
-    23, 5.4 and 1.4 GB/s on 2, 4 and 8 (aiconfigurator tables, 2026).
+    20, 5.2 and 1.4 GB/s on 2, 4 and 8 (all-reduce of 512 MiB, aiconfigurator tables, 2026).
     """
     fabric = cluster.intra
     pair = max(fabric.link.achievable_bandwidth_bytes_per_s, fabric.bandwidth_bytes_per_s)

@@ -206,3 +206,35 @@ def test_nothing_beats_the_bandwidth_bound(plain, size, group):
     """A rank must receive what it lacks, over its own link: (n - 1) / n of an all-gather."""
     time_s = collective_time("all_gather", size, group=group, cluster=plain)
     assert time_s >= (group.num_ranks - 1) / group.num_ranks * size / 1e9 * (1 - 1e-12)
+
+
+def test_neighbours_in_a_pcie_tree_are_faster_than_all_devices(toy_cluster, make_fabric):
+    fabric = make_fabric("pcie_tree", kind="loopback", bandwidth=1.6e10, latency=0.0)
+    cluster = toy_cluster(intra=replace(fabric, bandwidth_bytes_per_s=1e9))
+    time_s = [
+        collective_time(
+            "send",
+            1e9,
+            group=Group(num_ranks=2, ranks_per_node=ranks, num_nodes=1),
+            cluster=cluster,
+        )
+        for ranks in (2, 4, 8)
+    ]
+    assert time_s == pytest.approx([1 / 16, 1 / 4, 1])  # equal factors per doubling
+
+
+@pytest.mark.parametrize(("ranks", "share"), [(2, 1 / 3), (4, 2 / 3), (8, 1)])
+def test_a_part_of_a_cube_mesh_has_a_part_of_the_links(toy_cluster, make_fabric, ranks, share):
+    cluster = toy_cluster(intra=make_fabric("cube_mesh", kind="loopback", latency=0.0))
+    group = Group(num_ranks=ranks, ranks_per_node=ranks, num_nodes=1)
+    assert collective_time("broadcast", 1e9, group=group, cluster=cluster) == pytest.approx(
+        1 / share
+    )
+
+
+def test_one_rank_per_node_uses_aggregated_trees_for_small_gathers(gpus):
+    group = axis_group(size=64, stride=8, devices_per_node=8)
+    pick = [
+        collective_algorithm("all_gather", size, group=group, cluster=gpus) for size in (1e7, 1e10)
+    ]
+    assert pick == ["pat", "ring/simple"]
