@@ -1,6 +1,7 @@
 """Data parallelism: DDP, fully sharded, or own gradient averaging beside tensor and pipeline splits."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,10 @@ def replicate(
     module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder
 ) -> DistributedDataParallel:
     """Wrap a model in DDP whose bucket all-reduces are recorded."""
-    replicated = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch 2.13 renames the option; buffers are equal by seed, and the old name keeps them local
+        warnings.simplefilter("ignore", FutureWarning)
+        replicated = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
     replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
     return replicated
 

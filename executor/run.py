@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import executor
@@ -94,7 +95,7 @@ def run_plan(
     world = _torchrun_world()
     shape = shape_of_run(
         plan,
-        num_processes=num_processes or world or MAX_LOCAL_PROCESSES,
+        num_processes=num_processes or (MAX_LOCAL_PROCESSES if world is None else _planned(plan)),
         scale_down=scale_down,
         sequence_length=sequence_length or _sequence_length(plan, source.default_sequence_length,
                                                             scale_down=scale_down),
@@ -130,6 +131,10 @@ def run_plan(
     if result is not None and output is not None:
         write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
     return result
+
+
+def _planned(plan: Plan) -> int:
+    return prod(size for _, size in plan.mesh.axes)
 
 
 def _silent(message: str) -> None:

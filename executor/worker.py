@@ -147,17 +147,22 @@ def _steps(
 
 
 def _whole_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Gather gradients within each stage; one rank per stage keeps them."""
+    """Gather gradients within each stage, as the optimizer will use them; one rank keeps them."""
     ranks = trainer.ranks
     keeps = ranks.coordinate("dp") == 0 and ranks.coordinate("tp") == 0
     whole: dict[str, torch.Tensor] = {}
     for name, parameter in trainer.assembly.parameters().items():
-        grad = parameter.grad
-        if grad is None:
+        if parameter.grad is None:
             continue
-        full = grad.full_tensor() if isinstance(grad, DTensor) else grad
+        full = local_of(parameter.grad)
+        if isinstance(parameter, DTensor):
+            # with the parameter's placement: a sum that is missing must not be made up for here
+            full = DTensor.from_local(
+                full, parameter.device_mesh, parameter.placements, run_check=False,
+                shape=parameter.shape, stride=parameter.stride(),
+            ).full_tensor()  # fmt: skip
         if keeps:
-            whole[name] = local_of(full).detach().cpu().clone()
+            whole[name] = full.detach().cpu().clone()
     return whole
 
 
