@@ -61,13 +61,13 @@ def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]
     from planner.plan import plan_to_json
     from planner.replay import shown_timeline
     from planner.report.html import write_html_report
-    from simulator.exports.chrome import timeline_to_chrome
+    from simulator.exports.chrome import chrome_json
 
     timeline, _ = shown_timeline(evaluation)
     paths = [out / name for name in ("plan.json", "report.html", "trace.json")]
     write_text(paths[0], plan_to_json(plan))
     write_html_report(plan, timeline, paths[1], cluster=cluster)
-    write_text(paths[2], json.dumps(timeline_to_chrome(timeline)))
+    write_text(paths[2], chrome_json(timeline))
     return [str(path) for path in paths]
 
 
@@ -98,10 +98,10 @@ def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_j
         options = _make_options(values)
     made, timeline = simulate(options, detail=detail)
     if out is not None:
-        from simulator.exports.chrome import timeline_to_chrome
+        from simulator.exports.chrome import chrome_json
 
         write_text(out / "plan.json", plan_to_json(made))
-        write_text(out / "trace.json", json.dumps(timeline_to_chrome(timeline)))
+        write_text(out / "trace.json", chrome_json(timeline))
     if as_json:
         print_json(made.prediction)
     else:
@@ -153,10 +153,10 @@ def _case(line: str) -> dict[str, Any]:
 
 def report_verb(plan_file: Path, *, out: Path | None) -> None:
     """Write the report of a plan file again."""
-    from planner.report.markdown import render_markdown
+    from planner.report.markdown import write_markdown_report
 
     from hardware_profiles import load_cluster
-    from paraplan.planning import timeline_of_plan, write_text
+    from paraplan.planning import timeline_of_plan
     from planner.report.html import write_html_report
 
     target = out or plan_file.with_name("report.html")
@@ -164,7 +164,7 @@ def report_verb(plan_file: Path, *, out: Path | None) -> None:
         raise StrategyError(f"--out is {target}; expected a name ending in .html or .md")
     plan, timeline = timeline_of_plan(plan_file)
     if target.suffix == ".md":
-        write_text(target, render_markdown(plan))
+        write_markdown_report(plan, target)
     else:
         write_html_report(plan, timeline, target, cluster=load_cluster(plan.cluster.name))
     print_text(f"Written: {target}")

@@ -22,7 +22,12 @@ class Baseline:
     """Empty where it fits."""
 
 
-def find_baselines(book: PriceBook, *, num_devices: int) -> tuple[Baseline, ...]:
+NAMES = ("data parallel", "FSDP", "tensor parallel", "Megatron-style")
+
+
+def find_baselines(
+    book: PriceBook, *, num_devices: int, only: tuple[str, ...] = NAMES
+) -> tuple[Baseline, ...]:
     """Return plain data parallelism, FSDP and the best tensor-and-pipeline split.
 
     Where the batch does not divide over all devices, data parallelism takes as many as it does.
@@ -37,7 +42,7 @@ def find_baselines(book: PriceBook, *, num_devices: int) -> tuple[Baseline, ...]
         ("tensor parallel", _tensor_only(book, num_devices, node)),
         ("Megatron-style", _megatron(book, num_devices, node)),
     ]
-    return tuple(_best_of(book, name, strategies) for name, strategies in candidates)
+    return tuple(_best_of(book, name, tried) for name, tried in candidates if name in only)
 
 
 def _tensor_only(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
@@ -70,7 +75,7 @@ def _megatron(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
             sharding="optimizer" if num_devices > tp * pp else "none",
         )
         for pp in divisors(num_devices // tp)
-        if repeats % pp == 0 and (tp > 1 or pp > 1)
+        if pp <= repeats and (tp > 1 or pp > 1)
     ]
 
 

@@ -139,7 +139,10 @@ def evaluate_memory(
         stages, pipeline_size=mesh.pp, recompute=strategy.recompute,
         in_flight=np.asarray(in_flight, dtype=np.float64), is_training=training,
     )  # fmt: skip
-    terms |= overhead_memory(terms, stages=stages, mesh=mesh, software=problem.software)
+    terms |= overhead_memory(
+        terms, stages=stages, mesh=mesh, software=problem.software,
+        device_kind=problem.cluster.device.kind,
+    )  # fmt: skip
     memory = StageMemory(terms=terms)
     overflow = (memory.peak_bytes - np.array(book.capacity_bytes(mesh))).max()
     return memory, float(overflow)

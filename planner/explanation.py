@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hardware_profiles import load_software
 from hardware_profiles.cluster import Cluster, NodeGroup
 from hardware_profiles.interconnect import Fabric
+from planner.baselines import find_baselines
 from planner.evaluation import evaluate
 from planner.layouts.explain import layer_regrets
 from planner.problem import PriceBook, Problem
@@ -35,14 +37,19 @@ def explain(result: SearchResult) -> dict[str, Any]:
     term = max(breakdown, key=lambda name: breakdown[name])
     losses = {k: v for k, v in breakdown.items() if k != "compute"}
     loss = max(losses, key=lambda name: losses[name])
+    mixed = mix(result)
+    answer = sentence(result.book.problem, best)
+    if mixed is not None:
+        answer = f"{answer} Beside data parallelism, {mixed['sentence']}."
     return {
-        "sentence": sentence(result.book.problem, best),
+        "sentence": answer,
         "bottleneck": f"{WORDS[term]} takes {breakdown[term] / best.step_time_s:.0%} of the step; "
         f"the largest loss is {WORDS[loss]} ({breakdown[loss] / best.step_time_s:.0%})",
         "binding_constraint": _binding(result),
         "runner_up": _runner_up(result),
         "what_if": what_ifs(result.book, best),
         "layers": layers(result.book, best),
+        "mix": mixed,
     }
 
 
@@ -105,6 +112,53 @@ def _runner_up(result: SearchResult) -> dict[str, Any] | None:
     }
 
 
+def mix(result: SearchResult) -> dict[str, Any] | None:
+    """Return what a per-layer mix gains over pure splits, here and with the other kind of overlap.
+
+    Krizhevsky's mix saves gradient traffic; what a stack hides anyway cannot be saved again.
+    """
+    best = result.best
+    if best.evaluation.layout.name != "hybrid":
+        return None
+    problem = result.book.problem
+    pure = {
+        baseline.name: baseline.step_time_s
+        for baseline in result.baselines
+        if baseline.step_time_s is not None
+        and baseline.name in ("data parallel", "tensor parallel")
+    }
+    other = load_software("eager" if problem.software.overlap_gradient_sync == 0 else "no-overlap")
+    book = PriceBook(problem=replace(problem, software=other))
+    strategy = best.evaluation.strategy
+    mixed = evaluate(book, strategy, book.layouts(strategy)[0]).step.step_time_s
+    devices = strategy.num_devices
+    data = find_baselines(book, num_devices=devices, only=("data parallel",))[0].step_time_s
+    here = pure.get("data parallel")
+    return {
+        "gain_over": {name: time_s / best.step_time_s - 1.0 for name, time_s in pure.items()},
+        "other_software": other.name,
+        "gain_over_data_parallel_there": None if data is None else data / mixed - 1.0,
+        "sentence": _mix_sentence(best.step_time_s, here, other.name, mixed, data),
+    }
+
+
+def _mix_sentence(
+    mixed_s: float,
+    data_s: float | None,
+    other: str,
+    mixed_there_s: float,
+    data_there_s: float | None,
+) -> str:
+    if data_s is None or data_there_s is None:
+        return "plain data parallelism is impossible here"
+    here, there = data_s - mixed_s, data_there_s - mixed_there_s
+    share = f", {there / here:.0%} of the gain here" if here > 0 else ""
+    return (
+        f"the mix saves {here / data_s:.1%} of the data-parallel step; with '{other}' it would save "
+        f"{there / data_there_s:.1%}{share}"
+    )
+
+
 def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
     """Return per operator what it splits and what each alternative would cost."""
     evaluation = ranked.evaluation
@@ -118,6 +172,7 @@ def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
         expert_parallel_size=evaluation.mesh.ep,
         microbatch_size=evaluation.strategy.microbatch_size,
         num_microbatches=evaluation.num_microbatches,
+        data_parallel_size=evaluation.mesh.dp,
         workload=problem.workload,
         cluster=problem.cluster,
         software=problem.software,

@@ -182,11 +182,15 @@ def _valid(
 def _score_core(
     book: PriceBook, tally: _Tally, options: list[Strategy], *, fixed: dict[str, Any]
 ) -> bool:
-    """Score strategies that share layouts; return whether any fits (larger microbatches then may)."""
+    """Score strategies that share layouts; return whether larger microbatches may fit, too."""
     modes = recomputes(book.problem, fixed=fixed)
     any_fits = False
     for strategy in options:
         for layout in book.layouts(strategy):
+            if strategy.layout == "mixed" and layout.name != "hybrid":
+                tally.reject("same as unmixed", f"'{strategy}' mixes nothing: {layout.name}")
+                any_fits = True
+                continue
             mode = _first_fitting(book, tally, strategy, layout, modes)
             if mode is None:
                 continue

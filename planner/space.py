@@ -123,8 +123,8 @@ def schedules(
     repeats = max(unit.count for unit in problem.graph.units)
     chunks = [
         v
-        for v in divisors(max(1, repeats // pipeline_size))
-        if 1 < v <= MAX_VIRTUAL_STAGES and repeats % (pipeline_size * v) == 0
+        for v in range(2, max(1, repeats // pipeline_size) + 1)
+        if v <= MAX_VIRTUAL_STAGES and _deals_evenly(problem, pipeline_size * v)
     ]
     found: list[tuple[Schedule, int]] = [("1f1b", 1), *(("interleaved", v) for v in chunks)]
     if "schedule" in fixed or "virtual_stages" in fixed:
@@ -138,6 +138,15 @@ def schedules(
             if fixed.get("schedule", schedule) == schedule and fixed.get("virtual_stages", v) == v
         ]
     return found
+
+
+def _deals_evenly(problem: Problem, num_stages: int) -> bool:
+    """Whether blocks divide over stages, or do with embedding and head counted as one each.
+
+    The second is how Llama 3 405B spreads 126 layers over 16 ranks (arXiv:2407.21783, section 3.3).
+    """
+    counts = [unit.count for unit in problem.graph.units]
+    return max(counts) % num_stages == 0 or sum(counts) % num_stages == 0
 
 
 def shardings(problem: Problem, *, replicas: int, fixed: dict[str, Any]) -> list[Sharding]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.device import DeviceKind
 from hardware_profiles.software import SoftwareProfile
 from planner.gradient_sync import sync_group
 from planner.mesh import MeshShape
@@ -119,8 +120,10 @@ def overhead_memory(
     stages: StageCosts,
     mesh: MeshShape,
     software: SoftwareProfile,
+    device_kind: DeviceKind,
 ) -> dict[str, Floats]:
     """Return communication buffers, the fixed part and fragmentation per pipeline rank [B]."""
+    has_context = device_kind in ("gpu", "tpu")
     communicates = mesh.dp * mesh.cp > 1
     buckets = np.full(mesh.pp, 2.0 * software.gradient_bucket_bytes if communicates else 0.0)
     total = per_rank_sum(stages.total_parameters(), mesh.pp) * 4.0
@@ -130,7 +133,7 @@ def overhead_memory(
     moving = terms["activations"] + terms["workspace"] + terms["gathered_parameters"]
     return {
         "communication": buckets,
-        "fixed": np.full(mesh.pp, software.fixed_memory_bytes),
+        "fixed": np.full(mesh.pp, software.fixed_memory_bytes if has_context else 0.0),
         "allocator": software.allocator_overhead * (moving + buckets),
     }
 

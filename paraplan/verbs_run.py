@@ -1,0 +1,96 @@
+"""Verbs that execute: run, calibrate, compare."""
+
+from pathlib import Path
+from typing import Any
+
+from paraplan.console import EXIT_FAILED, print_json, print_text, progress_bar
+from planner.errors import StrategyError
+
+
+def run_verb(
+    plan_file: Path,
+    *,
+    scale_down: int,
+    steps: int,
+    processes: int | None,
+    timeout_s: float,
+    check: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Execute a plan here, or this process's rank of it under torchrun."""
+    from executor.result import result_to_json
+    from executor.run import run_plan
+    from planner.plan import load_plan
+
+    for flag, value in (("--scale-down", scale_down), ("--steps", steps)):
+        if value < 1:
+            raise StrategyError(f"{flag} is {value}; expected at least 1")
+    if processes is not None and processes < 1:
+        raise StrategyError(f"--processes is {processes}; expected at least 1")
+    plan = load_plan(plan_file)
+    target = out or plan_file.with_name("run.json")
+    with progress_bar(quiet=as_json) as progress:
+        result = run_plan(
+            plan,
+            scale_down=scale_down,
+            steps=steps,
+            num_processes=processes,
+            timeout_s=timeout_s,
+            check=check,
+            output=target,
+            progress=progress,  # type: ignore[arg-type]
+        )
+    if result is None:
+        return
+    if as_json:
+        print_json(result_to_json(result))
+    else:
+        print_text(_told(result, target))
+    if result.passed is False:
+        raise SystemExit(EXIT_FAILED)
+
+
+def _told(result: Any, target: Path) -> str:  # noqa: ANN401
+    axes = " x ".join(f"{axis}={size}" for axis, size in result.axes) or "one process"
+    lines = [
+        f"ran {result.model} as {axes} on {result.num_processes} processes ({result.backend})",
+        f"step {result.measured_step_time_s:.3f} s, "
+        f"peak {result.peak_memory_bytes / 1e6:.0f} MB per rank, "
+        f"losses {', '.join(f'{loss:.5f}' for loss in result.losses)}",
+    ]
+    if result.passed is not None:
+        verdict = "equal to one process" if result.passed else "NOT equal to one process"
+        lines.append(
+            f"{verdict}: largest loss difference {result.max_loss_difference:.2g}, "
+            f"largest gradient difference {result.max_gradient_difference:.2g}"
+        )
+    lines += [f"note: {note}" for note in result.notes]
+    return "\n".join([*lines, f"Written: {target}"])
+
+
+def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None:
+    """Measure this machine into the profile that ``--cluster local`` uses."""
+    from executor.calibrate import calibrate
+    from hardware_profiles import load_cluster
+
+    with progress_bar(quiet=as_json) as progress:
+        path = calibrate(quick=quick, processes=processes, progress=progress)
+    cluster = load_cluster(str(path))
+    if as_json:
+        print_json({"profile": str(path), "num_devices": cluster.num_devices})
+    else:
+        print_text(f"Written: {path}; use it with --cluster local")
+
+
+def compare_verb(plan_file: Path, run_file: Path, *, as_json: bool) -> None:
+    """Print predicted beside measured."""
+    from executor.compare import compare, comparison_table
+    from executor.result import load_run
+    from planner.plan import load_plan
+
+    rows = compare(load_plan(plan_file), load_run(run_file))
+    if as_json:
+        print_json({"rows": [dict(row) for row in rows]})
+    else:
+        print_text(comparison_table(rows))
