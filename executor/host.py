@@ -1,19 +1,24 @@
-"""Start and watch the ranks of a local run: ``python -m executor.host RUN_DIR``.
+"""Start and watch the ranks of a local job: ``python -m executor.host RUN_DIR``.
 
-torch is imported once, then each rank is forked. When a rank dies, the others are killed at once and
+``job.json`` names a function ``module:name`` and a number of processes; the module (and torch with
+it) is imported once, then each rank is forked and calls ``function(run_dir)``. When a rank dies, the others are killed at once and
 the first cause is written to ``failure.json``.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from executor.death import die_with_parent
+from hardware_profiles.errors import ParaplanError
 
-SETTINGS_FILE = "settings.json"
+JOB_FILE = "job.json"
 FAILURE_FILE = "failure.json"
 LAUNCHER_PID = "PARAPLAN_LAUNCHER_PID"
 _GRACE_S = 1.0
@@ -22,20 +27,20 @@ _POLL_S = 0.02
 
 
 def main(run_dir: Path) -> int:
-    """Fork the ranks of ``settings.json``, wait for them, return 0 if all ended well."""
+    """Fork the ranks of ``job.json``, wait for them, return 0 if all ended well."""
     die_with_parent(int(os.environ[LAUNCHER_PID]))
-    from executor.settings import load_settings
-    from executor.worker import run_rank  # imports torch, before the forks
-
-    settings = load_settings(run_dir / SETTINGS_FILE)
+    job = json.loads((run_dir / JOB_FILE).read_text(encoding="utf-8"))
+    module, _, name = job["entry"].partition(":")
+    entry: Callable[[Path], object] = getattr(importlib.import_module(module), name)
+    world = int(job["num_processes"])
     host_pid = os.getpid()
     ranks: dict[int, int] = {}
-    for rank in range(settings.shape.num_processes):
+    for rank in range(world):
         pid = os.fork()
         if pid == 0:
             die_with_parent(host_pid)
-            _set_environment(rank, settings.shape.num_processes)
-            _run_and_exit(lambda: run_rank(settings, run_dir=run_dir), run_dir, rank)
+            _set_environment(rank, world)
+            _run_and_exit(entry, run_dir, rank)
         ranks[pid] = rank
     return _watch(ranks, run_dir)
 
@@ -46,11 +51,11 @@ def _set_environment(rank: int, world: int) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def _run_and_exit(run: object, run_dir: Path, rank: int) -> None:
+def _run_and_exit(entry: Callable[[Path], object], run_dir: Path, rank: int) -> None:
     """Run one rank and leave without returning to the host's code."""
     status = 1
     try:
-        run()  # type: ignore[operator]
+        entry(run_dir)
         status = 0
     except BaseException as error:  # the process ends here, whatever it was
         _write_failure(run_dir / f"failure-{rank}.json", error)
@@ -61,10 +66,6 @@ def _run_and_exit(run: object, run_dir: Path, rank: int) -> None:
 
 
 def _write_failure(path: Path, error: BaseException) -> None:
-    from hardware_profiles.errors import ParaplanError
-
-    import traceback
-
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -2,31 +2,23 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import executor
 from executor.checks import check_plan_runs_here
 from executor.errors import RunError
-from executor.host import FAILURE_FILE, LAUNCHER_PID, SETTINGS_FILE
+from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
-from executor.settings import RunSettings, settings_to_json
+from executor.settings import SETTINGS_FILE, RunSettings, settings_to_json
 from executor.shape import MAX_LOCAL_PROCESSES, shape_of_run
 from planner.models.resolve import resolve_model
 from planner.plan import Plan, plan_to_json
 
-Progress = Callable[[str], None]
 DEFAULT_TIMEOUT_S = 300.0
 _RESULT_FILE = "run.json"
 _PLAN_FILE = "plan.json"
-_LOG_FILE = "host.log"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_plan(
@@ -124,7 +116,11 @@ def run_plan(
         )
         if world is None:
             tell(f"starting {shape.num_processes} processes")
-            _launch(settings, run_dir, tell)
+            (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
+            launch(
+                "executor.worker:run_local_rank", run_dir, num_processes=shape.num_processes,
+                threads_per_process=settings.threads_per_process, progress=tell,
+            )  # fmt: skip
             result: RunResult | None = load_run(run_dir / _RESULT_FILE)
         else:
             result = _join_torchrun(settings, world)
@@ -163,55 +159,3 @@ def _join_torchrun(settings: RunSettings, world: int) -> RunResult | None:
     from executor.worker import run_rank
 
     return run_rank(settings, run_dir=None)
-
-
-def _launch(settings: RunSettings, run_dir: Path, tell: Progress) -> None:
-    """Start the host process and wait; whatever happens, nothing is left running."""
-    (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
-    environment = {**os.environ, LAUNCHER_PID: str(os.getpid())}
-    environment.update(dict.fromkeys(_THREAD_VARIABLES, str(settings.threads_per_process)))
-    root = str(Path(executor.__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (root, os.environ.get("PYTHONPATH", "")))
-    )
-    with (run_dir / _LOG_FILE).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "executor.host", str(run_dir)],
-            stdout=subprocess.PIPE, stderr=log, env=environment, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        for line in process.stdout or ():
-            _relay(line, tell)
-        status = process.wait()
-    finally:
-        _end(process)
-    if status != 0:
-        raise RunError(_failure(run_dir, status))
-
-
-def _relay(line: str, tell: Progress) -> None:
-    try:
-        message = json.loads(line)["progress"]
-    except (ValueError, TypeError, KeyError):
-        return
-    tell(str(message))
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Kill the host's session, which holds all ranks, and reap the host."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _failure(run_dir: Path, status: int) -> str:
-    path = run_dir / FAILURE_FILE
-    if path.exists():
-        message = json.loads(path.read_text(encoding="utf-8"))["message"]
-        return f"run failed: {message}"
-    lines = (run_dir / _LOG_FILE).read_text(encoding="utf-8").strip().splitlines()
-    last = lines[-1] if lines else "no message"
-    return f"run failed: the process that starts the ranks ended with {status}: {last}"

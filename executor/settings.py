@@ -6,6 +6,8 @@ from pathlib import Path
 
 from executor.shape import RunShape
 
+SETTINGS_FILE = "settings.json"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:

@@ -19,13 +19,18 @@ from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
 from executor.recording import Recorder
 from executor.result import RunResult, result_to_json, write_atomically
-from executor.settings import RunSettings
+from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.spans import breakdown_of, collective_counts, spans_of
 from executor.training import Trainer
 from planner.models.resolve import resolve_model
 from planner.models.source import ModelSource
 from planner.plan import Plan, load_plan
 from simulator.timeline import Span
+
+
+def run_local_rank(run_dir: Path) -> None:
+    """Run one rank of the settings in a folder that all ranks share."""
+    run_rank(load_settings(run_dir / SETTINGS_FILE), run_dir=run_dir)
 
 
 def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:

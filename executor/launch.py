@@ -1,0 +1,92 @@
+"""Start the processes of a local job and make sure that none outlives it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import executor
+from executor.errors import RunError
+from executor.host import FAILURE_FILE, JOB_FILE, LAUNCHER_PID
+
+Progress = Callable[[str], None]
+_LOG_FILE = "host.log"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def launch(
+    entry: str, run_dir: Path, *, num_processes: int, threads_per_process: int, progress: Progress
+) -> None:
+    """Run ``entry`` in new processes and wait; whatever happens, nothing is left running.
+
+    Parameters
+    ----------
+    entry : str
+        ``module:function``; called with ``run_dir`` in each process, with torchrun's environment
+        variables set.
+    run_dir : Path
+        Folder that the processes share.
+    num_processes : int
+        Processes to start [1].
+    threads_per_process : int
+        Threads of torch in each [1].
+    progress : callable
+        Told each line ``{"progress": ...}`` that a process prints.
+
+    Raises
+    ------
+    RunError
+        If a process failed: which one and why, in one line.
+    """
+    job = {"entry": entry, "num_processes": num_processes}
+    (run_dir / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
+    environment = {**os.environ, LAUNCHER_PID: str(os.getpid())}
+    environment.update(dict.fromkeys(_THREAD_VARIABLES, str(threads_per_process)))
+    root = str(Path(executor.__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (root, os.environ.get("PYTHONPATH", "")))
+    )
+    with (run_dir / _LOG_FILE).open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "executor.host", str(run_dir)],
+            stdout=subprocess.PIPE, stderr=log, env=environment, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        for line in process.stdout or ():
+            _relay(line, progress)
+        status = process.wait()
+    finally:
+        _end(process)
+    if status != 0:
+        raise RunError(_failure(run_dir, status))
+
+
+def _relay(line: str, progress: Progress) -> None:
+    try:
+        message = json.loads(line)["progress"]
+    except (ValueError, TypeError, KeyError):
+        return
+    progress(str(message))
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Kill the host's session, which holds all ranks, and reap the host."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _failure(run_dir: Path, status: int) -> str:
+    path = run_dir / FAILURE_FILE
+    if path.exists():
+        message = json.loads(path.read_text(encoding="utf-8"))["message"]
+        return f"run failed: {message}"
+    lines = (run_dir / _LOG_FILE).read_text(encoding="utf-8").strip().splitlines()
+    last = lines[-1] if lines else "no message"
+    return f"run failed: the process that starts the ranks ended with {status}: {last}"
