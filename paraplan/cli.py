@@ -5,10 +5,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
-from paraplan.console import EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, one_line, print_text
+from paraplan.console import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_WRONG_USE,
+    one_line,
+    print_text,
+)
 
 app = typer.Typer(
     name="paraplan",
@@ -33,7 +39,7 @@ Batch = Annotated[int | None, typer.Option("--global-batch", "-b", help="Samples
 SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Tokens per sample.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (default: by device)."),
+    typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (else by device)."),
 ]
 OptimizerOption = Annotated[
     str, typer.Option("--optimizer", help="sgd, momentum, adam, adamw, adafactor, adam8bit.")
@@ -193,6 +199,10 @@ def report(
     report_verb(plan_file, out=out)
 
 
+_COMMAND_LINE_ERROR = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+"""click's error family; typer carries its own copy of click in some versions."""
 _OPTION_KEYS = (
     "model", "cluster", "global_batch", "seq_len", "precision", "optimizer", "mode", "attention",
     "software", "strategy",
@@ -213,24 +223,28 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         status = command(args=arguments, prog_name="paraplan", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_WRONG_USE
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context is not None else "paraplan"
-        print_text(
-            f"{where}: {one_line(error.format_message())} See '{where} --help'.", to_stderr=True
-        )
-        return EXIT_WRONG_USE
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print_text("paraplan: interrupted", to_stderr=True)
-        return 130
+        return EXIT_INTERRUPTED
+    except _COMMAND_LINE_ERROR as error:
+        return _tell_usage(error)
     except ValueError as error:
         return _tell(error)
     except BrokenPipeError:
         return EXIT_DONE
     return status if isinstance(status, int) else EXIT_DONE
+
+
+def _tell_usage(error: Any) -> int:  # noqa: ANN401
+    """Tell a wrong option or argument in one line; a verb alone gets its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print_text(context.get_help(), to_stderr=True)
+        return EXIT_WRONG_USE
+    where = context.command_path if context is not None else "paraplan"
+    message = one_line(error.format_message()).rstrip(".")
+    print_text(f"{where}: {message}; see '{where} --help'", to_stderr=True)
+    return EXIT_WRONG_USE
 
 
 def _tell(error: ValueError) -> int:

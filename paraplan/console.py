@@ -1,4 +1,4 @@
-"""The boundary between the program and a person: one line for a mistake, JSON on demand, progress."""
+"""The boundary between program and person: one line for a mistake, JSON on demand, progress."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_WRONG_USE = 2
+EXIT_INTERRUPTED = 130
 
 
 def print_json(value: Any) -> None:
@@ -23,11 +24,11 @@ def print_text(text: str, *, to_stderr: bool = False) -> None:
 
 
 def one_line(message: str) -> str:
-    """Return a message without line breaks.
+    r"""Return a message without line breaks.
 
     Examples
     --------
-    >>> one_line("no such file;\\n  make one")
+    >>> one_line("no such file;\n  make one")
     'no such file; make one'
     """
     return " ".join(message.split())

@@ -55,9 +55,21 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
     from planner.graph_math import trace_summary
 
     graph = trace(model, sequence_length=sequence_length)
-    summary = trace_summary(graph, batch_size=batch_size)
+    rows = [asdict(row) for row in trace_summary(graph, batch_size=batch_size)]
     if as_json:
-        print_json(summary)
+        print_json(
+            {
+                "name": graph.name,
+                "source": graph.source,
+                "num_parameters": graph.num_parameters,
+                "active_parameters": graph.active_parameters,
+                "sequence_length": graph.sequence_length,
+                "batch_size": batch_size,
+                "num_operators": graph.graph.number_of_nodes(),
+                "units": rows,
+                "warnings": [asdict(warning) for warning in graph.warnings],
+            }
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -68,10 +80,11 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
         f"{graph.graph.number_of_nodes()} operators in {len(graph.units)} units, "
         f"batch {batch_size} x {graph.sequence_length} positions"
     )
-    rows = summary["units"]
     table = Table(box=None, header_style="bold")
     for column in rows[0]:
-        table.add_column(str(column), justify="left" if column == "unit" else "right")
+        table.add_column(
+            str(column), justify="left" if isinstance(rows[0][column], str) else "right"
+        )
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     console.print(table)

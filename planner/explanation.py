@@ -7,11 +7,11 @@ from typing import Any
 from hardware_profiles import load_software
 from hardware_profiles.cluster import Cluster, NodeGroup
 from hardware_profiles.interconnect import Fabric
-from planner.baselines import find_baselines
+from planner.errors import NoFeasiblePlanError
 from planner.evaluation import evaluate
 from planner.layouts.explain import layer_regrets
 from planner.problem import PriceBook, Problem
-from planner.search import Ranked, SearchResult
+from planner.search import Ranked, SearchResult, search
 
 NOISE = 0.03
 """Margins below this are ties: the closed form and the engine differ by as much [1]."""
@@ -128,35 +128,26 @@ def mix(result: SearchResult) -> dict[str, Any] | None:
         and baseline.name in ("data parallel", "tensor parallel")
     }
     other = load_software("eager" if problem.software.overlap_gradient_sync == 0 else "no-overlap")
-    book = PriceBook(problem=replace(problem, software=other))
     strategy = best.evaluation.strategy
-    mixed = evaluate(book, strategy, book.layouts(strategy)[0]).step.step_time_s
-    devices = strategy.num_devices
-    data = find_baselines(book, num_devices=devices, only=("data parallel",))[0].step_time_s
-    here = pure.get("data parallel")
+    fixed = {"layout": "mixed", "pipeline_parallel_size": 1, "sharding": strategy.sharding}
+    try:
+        there = search(replace(problem, software=other), fixed=fixed)
+    except NoFeasiblePlanError:
+        return None
+    data_there = next(b.step_time_s for b in there.baselines if b.name == "data parallel")
+    data_here = pure.get("data parallel")
+    if data_here is None or data_there is None:
+        return None
+    gain = 1.0 - best.step_time_s / data_here
+    gain_there = 1.0 - there.best.step_time_s / data_there
     return {
         "gain_over": {name: time_s / best.step_time_s - 1.0 for name, time_s in pure.items()},
+        "gain": gain,
         "other_software": other.name,
-        "gain_over_data_parallel_there": None if data is None else data / mixed - 1.0,
-        "sentence": _mix_sentence(best.step_time_s, here, other.name, mixed, data),
+        "gain_there": gain_there,
+        "sentence": f"the mix saves {gain:.1%} of the data-parallel step; with '{other.name}' "
+        + (f"the best mix saves {gain_there:.1%}" if gain_there > 0 else "nothing of that remains"),
     }
-
-
-def _mix_sentence(
-    mixed_s: float,
-    data_s: float | None,
-    other: str,
-    mixed_there_s: float,
-    data_there_s: float | None,
-) -> str:
-    if data_s is None or data_there_s is None:
-        return "plain data parallelism is impossible here"
-    here, there = data_s - mixed_s, data_there_s - mixed_there_s
-    share = f", {there / here:.0%} of the gain here" if here > 0 else ""
-    return (
-        f"the mix saves {here / data_s:.1%} of the data-parallel step; with '{other}' it would save "
-        f"{there / data_there_s:.1%}{share}"
-    )
 
 
 def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
