@@ -23,16 +23,16 @@ from planner.report.summary import Option, Summary, summarise
 from planner.report.words import term_label
 
 _MUTED = "bright_black"
-_GOOD, _BAD, _STRONG = "green", "red", "bold"
+_GOOD, _BAD, _STRONG = "green", "bright_red", "bold"
 _NARROW, _WIDE = 60, 96
 _BAR_CELLS = 32
 _TIGHT = 0.95
 """Share of memory from which the bar warns [1]."""
 _MOST_TERMS, _MOST_WHAT_IF, _MOST_ASSUMPTIONS = 5, 2, 3
-_GLYPHS = "█▓▒░▚▞▌▐·"
+_GLYPHS = "█▓▒░▚▞"
 _UNBROKEN = "\ue000"
 """Stands for a space that must not end a line; rich breaks at no-break spaces as well."""
-_COLORS = ("blue", "yellow", "green", "magenta", "cyan", "red", "white", "bright_blue", _MUTED)
+_COLORS = ("bright_blue", "yellow", "green", "magenta", "cyan", "red")
 
 
 def render_plan(plan: Plan, *, width: int, color: bool) -> str:
@@ -168,8 +168,8 @@ def _memory(summary: Summary, cells: int) -> Text | None:
     share = used / capacity
     filled = min(cells, max(1, round(share * cells)))
     shade = _BAD if share > 1 else "yellow" if share > _TIGHT else _GOOD
-    bar = Text("█" * filled, style=shade).append("░" * (cells - filled), style=_MUTED)
-    bar.append(f" {bytes_text(used)} of {bytes_text(capacity)}   ", style="default")
+    bar = Text().append("█" * filled, style=shade).append("░" * (cells - filled), style=_MUTED)
+    bar.append(f" {bytes_text(used)} of {bytes_text(capacity)}   ")
     return bar.append(verdict, style=style)
 
 
