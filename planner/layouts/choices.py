@@ -5,12 +5,14 @@ from functools import lru_cache
 
 from planner.graph import ModelGraph, Operator, OperatorIndex
 from planner.layouts.flows import expert_operators
-from planner.layouts.sizes import permuted_labels
+from planner.layouts.sizes import num_elements, permuted_labels
 
 LIGHT_KINDS = frozenset({"normalization", "softmax", "elementwise", "reduction", "pooling"})
 """Operators between products: they follow, sequence parallelism is about them."""
 WEIGHTED_KINDS = frozenset({"matmul", "convolution", "recurrent", "embedding"})
 """Operators whose weights tensor parallelism is about."""
+_NARROWEST = 16
+"""Width below which a cut is no longer a product, the side of a matrix instruction [elements]."""
 STATISTICS: dict[str, tuple[float, float]] = {"loss": (3.0, 0.0), "softmax": (2.0, 1.0)}
 """All-reduces of one number per row, forward and backward, when the coupled index of a loss over
 classes or of a softmax is split: maximum, sum and (loss) the target's logit; the loss keeps its
@@ -38,7 +40,7 @@ def candidate_labels(
     axis_size : int
         Ranks of the axis; a label is offered where its local size is divisible [1].
     sizes : Mapping
-        Local sizes that the other axes leave, see :func:`planner.layouts.sizes.local_sizes`.
+        Local sizes that the other axes leave, see :func:`planner.layouts.sizes.divided_sizes`.
     allow_batch : bool
         Whether samples may be split on this axis.
     sequence_parallel : bool, optional
@@ -60,6 +62,9 @@ def candidate_labels(
             allow_sequence=sequence_parallel is not False,
         )  # fmt: skip
     labels: list[str | None] = []
+    follows = operator.kind in (*LIGHT_KINDS, "permutation") or _is_narrow(
+        operator, sizes, axis_size
+    )
     hidden = _head_widths(graph)
     if operator.kind in LIGHT_KINDS:
         hidden |= _normalized_labels(graph)
@@ -70,7 +75,7 @@ def candidate_labels(
             offered = allow_batch and _batch_is_offered(operator, index)
         elif index.label in graph.sequence_labels:
             is_allowed = sequence_parallel is None or (
-                sequence_parallel and (operator.kind in LIGHT_KINDS or operator.kind == "loss")
+                sequence_parallel and (follows or operator.kind == "loss")
             )
             offered = is_allowed and _kind_is_offered(operator, index)
         else:
@@ -78,13 +83,13 @@ def candidate_labels(
         if offered:
             labels.append(index.label)
     labels.extend(_expert_pass_through(graph, operator, axis_size=axis_size, sizes=sizes))
-    follows = (
-        bool(sequence_parallel)
-        and operator.kind in LIGHT_KINDS
-        and bool(set(labels) & set(graph.sequence_labels))
+    follows_sequence = (
+        bool(sequence_parallel) and follows and bool(set(labels) & set(graph.sequence_labels))
     )
     is_megatron = sequence_parallel is not None and not allow_batch
-    is_forced = follows or (is_megatron and _can_cut_every_dim(operator, labels))
+    is_forced = follows_sequence or (
+        is_megatron and _can_cut_every_dim(operator, labels, sizes, axis_size)
+    )
     return tuple(labels) if is_forced else (*labels, None)
 
 
@@ -118,17 +123,30 @@ def _without_samples(
     return (*labels, None)
 
 
-def _can_cut_every_dim(operator: Operator, labels: list[str | None]) -> bool:
-    """Whether each dim of each weight has a label that is offered (rows as well as columns)."""
+def _can_cut_every_dim(
+    operator: Operator, labels: list[str | None], sizes: Mapping[str, float], axis_size: int
+) -> bool:
+    """Whether each dim of each weight can be cut (rows as well as columns), and is wide enough."""
     return (
         operator.kind in WEIGHTED_KINDS
         and bool(operator.parameters)
+        and not _is_narrow(operator, sizes, axis_size)
         and all(
             any(label in labels for label in dim)
             for operand in operator.parameters
             for dim in operand.dims
             if dim
         )
+    )
+
+
+def _is_narrow(operator: Operator, sizes: Mapping[str, float], axis_size: int) -> bool:
+    """Whether a weight has a dim that is too narrow to be cut (the router of experts)."""
+    return operator.kind == "matmul" and any(
+        num_elements(dim, sizes) < _NARROWEST * axis_size
+        for operand in operator.parameters
+        for dim in operand.dims[-2:]
+        if dim
     )
 
 
@@ -164,8 +182,10 @@ def _kind_is_offered(operator: Operator, index: OperatorIndex) -> bool:
     Attention normalises over its keys and needs whole scores, so that only its free indices
     qualify. A partial maximum is not a partial sum.
     """
-    if operator.kind in ("other", "permutation") and index.role != "expert":
+    if operator.kind == "other":
         return False
+    if operator.kind == "permutation":
+        return index.kind in ("free", "permuted")
     match index.kind:
         case "free":
             return True

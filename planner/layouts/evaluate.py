@@ -22,7 +22,7 @@ from planner.layouts.exchanges import (
 from planner.layouts.flows import Flow, TensorState, tensor_flows
 from planner.layouts.problem import shared_parameters
 from planner.layouts.reshard import PARTIAL, shard_label
-from planner.layouts.sizes import flat_labels, item_bytes, num_elements
+from planner.layouts.sizes import divided_sizes, flat_labels, item_bytes, num_elements
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import Axis, CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.workload import Workload
@@ -110,10 +110,17 @@ def check_divisible(setting: Setting, layout: LayoutSolution) -> None:
     StrategyError
         With the first operator, its index and the sizes.
     """
+    sizes = divided_sizes(setting.graph, setting.sizes, expert_parallel_size=setting.mesh.ep)
+    for index in setting.graph.indices.values():
+        if sizes[index.label] != int(sizes[index.label]):
+            raise StrategyError(
+                f"index {index.label} of size {index.size} is not divisible by "
+                f"cp={setting.mesh.cp} or ep={setting.mesh.ep}; choose divisors"
+            )
     for name, label in layout.choices.items():
         if label is None:
             continue
-        size = setting.sizes.get(label, 1.0)
+        size = sizes.get(label, 1.0)
         if size % layout.size:
             raise StrategyError(
                 f"operator {name}: tp={layout.size} does not divide {label}={size:g}; "

@@ -28,6 +28,7 @@ from planner.layouts.exchanges import (
 )
 from planner.layouts.flows import TensorState, tensor_flows, unit_counts
 from planner.layouts.reshard import PARTIAL, shard_label
+from planner.layouts.sizes import divided_sizes
 
 if TYPE_CHECKING:
     from planner.layouts.terms import Axis
@@ -91,9 +92,10 @@ def build_problem(
     """
     graph = setting.graph
     counts = unit_counts(graph)
+    divided = divided_sizes(graph, setting.sizes, expert_parallel_size=setting.mesh.ep)
     labels = {
         name: candidate_labels(
-            graph, graph.operator(name), axis_size=setting.mesh.tp, sizes=setting.sizes,
+            graph, graph.operator(name), axis_size=setting.mesh.tp, sizes=divided,
             allow_batch=allow_batch, sequence_parallel=sequence_parallel,
         )
         for unit in graph.units

@@ -69,6 +69,22 @@ def local_sizes(
     return sizes
 
 
+def divided_sizes(
+    graph: ModelGraph, sizes: Mapping[str, float], *, expert_parallel_size: int
+) -> dict[str, float]:
+    """Return what is left to divide of every label once experts are spread over their axis."""
+    divided = dict(sizes)
+    if expert_parallel_size > 1:
+        experts = {
+            label
+            for _, operator in graph.graph.nodes(data="operator")
+            for label in expert_labels(operator)
+        }
+        for label in experts:
+            divided[label] /= expert_parallel_size
+    return divided
+
+
 def num_elements(labels: Iterable[str], sizes: Mapping[str, float]) -> float:
     """Return the product of sizes [1]; labels without a size count as 1."""
     return prod(sizes.get(label, 1.0) for label in labels)
@@ -89,17 +105,19 @@ def carries(operator: Operator, labels: Iterable[str], choice: str | None) -> bo
 
     Tokens sorted by expert are cut by a split of the experts although they do not name them: the
     rows of one expert are one piece of the sorted rows. That holds as well for element-wise
-    operators between expert products, which do not know the experts' label at all.
+    operators between expert products, which do not have the experts' label at all. An operator
+    without samples that is given the label of samples runs whole.
     """
     if choice is None:
         return False
     present = set(labels)
     if choice in present:
         return True
-    is_own = any(index.label == choice for index in operator.indices)
-    if is_own and choice not in expert_labels(operator):
+    if choice in expert_labels(operator):
+        return bool(present & permuted_labels(operator))
+    if any(index.label == choice for index in operator.indices):
         return False
-    return bool(present & permuted_labels(operator))
+    return any(index.role == "batch" and index.label in present for index in operator.indices)
 
 
 def inverse_relabel(operand: Operand, label: str) -> str:

@@ -85,7 +85,8 @@ class Builder:
         kinds = dict(kinds)
         indices = tuple(
             OperatorIndex(
-                label=label, role=kinds.get(label, ("free", None, ""))[2],
+                label=label,
+                role="batch" if label == "b" else kinds.get(label, ("free", None, ""))[2],
                 kind=kinds.get(label, ("free", None, ""))[0],
                 reduction=kinds.get(label, ("free", None, ""))[1],
             )
@@ -124,7 +125,7 @@ class Builder:
         weight = tied or self.parameter(f"{name}.weight", ((*n,), (*k,)))
         return self.add(
             name, "matmul", [source], (*((label,) for label in batch), n), parameters=[weight],
-            kinds={label: ("reduced", "sum", "k") for label in k},
+            kinds=dict.fromkeys(k, ("reduced", "sum", "k")),
             roles=((), tuple(batch), tuple(n), tuple(k)), **more,
         )  # fmt: skip
 
@@ -303,7 +304,7 @@ def make_experts(num_layers=4, *, experts=8):
     )  # fmt: skip
     dims = (("b",), ("s",), ("h",))
     sorted_rows = ("b", "s", "top")
-    rows = {label: ("permuted", None, "token") for label in sorted_rows}
+    rows = dict.fromkeys(sorted_rows, ("permuted", None, "token"))
     image = build.input("input", (("b",), ("s",), ("n",)))
     entry = build.linear("stem", image, ("n",), ("h",), batch=("b", "s"))
     build.unit("stem", paths=("stem",))
@@ -327,8 +328,7 @@ def make_experts(num_layers=4, *, experts=8):
     last = build.add("combine", "permutation", [narrow, entry], dims,
                      kinds={**rows, "top": ("reduced", "sum", "")}, data_dependent=True)  # fmt: skip
     build.unit("block", count=num_layers, carried=[(entry, last)])
-    build.add("loss", "loss", [last], (), kinds={
-        label: ("reduced", "mean", "") for label in "bsh"})  # fmt: skip
+    build.add("loss", "loss", [last], (), kinds=dict.fromkeys("bsh", ("reduced", "mean", "")))  # fmt: skip
     build.unit("head", paths=("head",))
     return build.graph("experts", sequence=("s",), length=1024)
 
