@@ -57,7 +57,8 @@ class KernelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.switch.is_on:
             apply_rule(self.tracer, func, name, args, kwargs, out)
             if self.observer is not None:
-                self.observer(func, args, kwargs, out)
+                with self.switch.off():
+                    self.observer(func, args, kwargs, out)
         return out
 
     def _scalar(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -131,7 +132,8 @@ class CallMode(TorchFunctionMode):
         with self.switch.off():
             rule(self.tracer, args, kwargs, out)
         if self.observer is not None:
-            self.observer(func, args, kwargs, out)
+            with self.switch.off():
+                self.observer(func, args, kwargs, out)
         return out
 
 

@@ -34,6 +34,7 @@ def row_wise(tracer: Tracer, target: str, args: Args, kwargs: dict[str, Any], ou
         if tensor.shape[dim] != source.shape[dim]:
             if fresh is None:
                 fresh = tracer.atoms.fresh(tensor.shape[dim], hint="choices", splittable=False)
+                draft.role(fresh, "choices", kind="coupled")
             result[dim] = fresh
         draft.write(tensor, result)
     draft.kernel.data_dependent = True
