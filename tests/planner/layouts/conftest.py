@@ -325,10 +325,12 @@ def make_experts(num_layers=4, *, experts=8):
         kinds={**rows, "e": ("free", None, "expert"), "ffn": ("reduced", "sum", "k")},
         roles=((), sorted_rows, ("h",), ("ffn",)),
     )  # fmt: skip
-    last = build.add("combine", "permutation", [narrow, entry], dims,
-                     kinds={**rows, "top": ("reduced", "sum", "")}, data_dependent=True)  # fmt: skip
+    kinds = {**rows, "top": ("reduced", "sum", "")}
+    last = build.add("combine", "permutation", [narrow, entry], dims, kinds=kinds,
+                     data_dependent=True)  # fmt: skip
     build.unit("block", count=num_layers, carried=[(entry, last)])
-    build.add("loss", "loss", [last], (), kinds=dict.fromkeys("bsh", ("reduced", "mean", "")))  # fmt: skip
+    means = dict.fromkeys("bsh", ("reduced", "mean", ""))
+    build.add("loss", "loss", [last], (), kinds=means)
     build.unit("head", paths=("head",))
     return build.graph("experts", sequence=("s",), length=1024)
 
