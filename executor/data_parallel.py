@@ -1,4 +1,4 @@
-"""Data parallelism: DDP, fully sharded, or own gradient averaging beside tensor and pipeline splits."""
+"""Data parallelism: DDP where only samples are split, else fully sharded by FSDP2."""
 
 import time
 import warnings
@@ -21,7 +21,7 @@ def replicate(
 ) -> DistributedDataParallel:
     """Wrap a model in DDP whose bucket all-reduces are recorded."""
     with warnings.catch_warnings():
-        # torch 2.13 renames the option; buffers are equal by seed, and the old name keeps them local
+        # torch 2.13 renames the option; buffers are equal by seed, the old name keeps them so
         warnings.simplefilter("ignore", FutureWarning)
         replicated = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
     replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
@@ -31,7 +31,7 @@ def replicate(
 def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
     size = group.size()
 
-    def hook(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def hook(state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         start = time.monotonic()
         flat = bucket.buffer().div_(size)
         num_bytes = flat.numel() * flat.element_size()

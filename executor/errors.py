@@ -1,4 +1,4 @@
-"""Errors of running a plan; each message tells where, what was found, what was expected, what next."""
+"""Errors of running a plan; each message tells where, what was found, and what to do next."""
 
 from hardware_profiles.errors import ParaplanError
 

@@ -1,4 +1,4 @@
-"""Gradient sums that no library layer does: partial gradients, data parallel groups, tied weights."""
+"""Gradient sums that no library does: partial gradients, data-parallel groups, tied weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -91,7 +91,7 @@ def _all_reduce_flat(
             dist.all_reduce(flat, group=group)
         if scale != 1.0:
             flat.mul_(scale)
-        parts = flat.split([tensor.numel() for tensor in bucket])
+        parts = torch.split(flat, [tensor.numel() for tensor in bucket])
         results.extend(p.view(t.shape) for p, t in zip(parts, bucket, strict=True))
     return results
 

@@ -1,8 +1,8 @@
 """Start and watch the ranks of a local job: ``python -m executor.host RUN_DIR``.
 
 ``job.json`` names a function ``module:name`` and a number of processes; the module (and torch with
-it) is imported once, then each rank is forked and calls ``function(run_dir)``. When a rank dies, the others are killed at once and
-the first cause is written to ``failure.json``.
+it) is imported once, then each rank is forked and calls ``function(run_dir)``. When a rank dies,
+the others are killed at once and the first cause is written to ``failure.json``.
 """
 
 import importlib

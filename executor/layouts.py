@@ -1,8 +1,8 @@
 """Layouts of a plan on one mesh axis: DTensor parameters and activation boundaries.
 
-Parameters are placed by name, activations are redistributed at module boundaries; what lies between
-follows by DTensor's own rules (the rules of DESIGN section 1: a parameter that lacks the split index
-gets a partial gradient, an input read whole likewise).
+Parameters are placed by name, activations are redistributed at module boundaries. What lies between
+follows by DTensor's own rules: a parameter that lacks the split index gets a partial gradient, an
+input that every rank reads whole likewise.
 """
 
 import re

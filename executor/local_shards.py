@@ -41,7 +41,7 @@ class LocalShards(TorchFunctionMode):
         self._recompute_attention = recompute_attention
         self._drop_dropout = drop_dropout
 
-    def __torch_function__(  # noqa: D105
+    def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}

@@ -72,7 +72,7 @@ def make_schedule(
     recorder : Recorder
         Told of every forward and backward pass.
     """
-    made = []
+    made: list[Any] = []
     for index, module in stages.items():
         stage = PipelineStage(module, index, num_stages, device, group=group)
         _record_stage(stage, index, recorder)

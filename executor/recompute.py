@@ -19,7 +19,7 @@ def recompute_blocks(blocks: Iterable[nn.Module], *, mode: ModeFactory) -> None:
     once.
     """
     for block in blocks:
-        block.forward = _recomputed(block.forward, mode)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward, mode)
 
 
 def _recomputed(forward: Callable[..., Any], mode: ModeFactory) -> Callable[..., Any]:

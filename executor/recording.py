@@ -137,17 +137,15 @@ def _timed(original: Any, kind: str, recorder: Recorder) -> Any:
     return call
 
 
-class _FunctionalCollectives(TorchDispatchMode):
+class _FunctionalCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Time DTensor's collectives from issue to the end of their wait."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
         self._pending: dict[int, tuple[str, str, float, float]] = {}
 
-    def __torch_dispatch__(  # noqa: D105
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented
         kwargs = kwargs or {}

@@ -50,7 +50,8 @@ class RunResult:
     """Largest rank, above what the process held before the model was built [B]."""
     peak_memory_bytes_per_rank: tuple[float, ...]
     breakdown_s: dict[str, float]
-    """Mean over ranks: compute, tensor, data, pipeline, optimizer, idle, one instrumented step [s]."""
+    """Mean over ranks of one instrumented step: compute, tensor, data, pipeline, optimizer, idle
+    [s]."""
     collectives_issued: dict[str, dict[str, dict[str, float]]]
     """Mesh axis -> kind -> count and bytes of one step of rank 0."""
     foreign_load_cores: float

@@ -32,14 +32,12 @@ class Trainer:
     device: torch.device
 
     def forward_backward(self, batch: Batch) -> float | None:
-        """Run one step up to whole, averaged gradients; return the loss where this rank knows it."""
+        """Run a step up to whole, averaged gradients; return the loss where this rank knows it."""
         shape = self.ranks.shape
         own = rows_of(batch, self.ranks.coordinate("dp"), shape.size("dp"))
         own = _on_device(own, self.device)
-        if self.assembly.schedule is None:
-            loss = self._plain(own)
-        else:
-            loss = self._pipelined(own)
+        is_plain = self.assembly.schedule is None
+        loss = self._plain(own) if is_plain else self._pipelined(own)
         if shape.mode == "train":
             self._sync()
         return loss

@@ -81,7 +81,7 @@ def _join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
     if run_dir is None:
         dist.init_process_group(backend, timeout=timeout)
     else:
-        store = dist.FileStore(str(run_dir / "store"), world)
+        store = dist.FileStore(str(run_dir / "store"), world)  # type: ignore[attr-defined]
         rank = int(os.environ["RANK"])
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     return device

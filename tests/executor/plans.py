@@ -1,5 +1,7 @@
 """Plans written by hand, for tests of the executor."""
 
+from itertools import pairwise
+
 from planner.plan import (
     Boundary,
     ModuleBoundary,
@@ -78,7 +80,7 @@ def plan_of(strategy, *, model=TINY_GPT, chain=None, layout=None, batch=8, seque
             units=(PlannedUnits(unit="chain", first=low, last=high),),
             module_paths=tuple(chain[low:high]),
         )
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in pairwise(edges)
     )
     axes = (("pp", chosen.pipeline_parallel_size), ("dp", chosen.data_parallel_size),
             ("tp", chosen.tensor_parallel_size))  # fmt: skip

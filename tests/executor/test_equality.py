@@ -1,4 +1,4 @@
-"""Every split computes what one process computes: losses of all steps, all gradients of the first."""
+"""Every split computes what one process computes: all losses, the gradients of the first step."""
 
 import pytest
 from plans import SMALL_ALEXNET, TINY_GPT, hybrid_layout, plan_of

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from plans import megatron_layout, plan_of
@@ -54,8 +55,7 @@ def processes_naming(text):
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             try:
-                with open(f"{entry.path}/cmdline", "rb") as file:
-                    line = file.read().decode(errors="replace")
+                line = Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
             if text in line and int(entry.name) != os.getpid():

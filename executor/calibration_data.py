@@ -1,0 +1,60 @@
+"""What a calibration measures: samples, as they travel from the processes to the fit."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SAMPLES_FILE = "samples.json"
+REQUEST_FILE = "calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One measured time, mean over the processes that took part."""
+
+    kind: str
+    """``matmul``, ``copy``, ``launch``, ``attention``, ``convolution``, ``vector``, ``all_reduce``,
+    ``round_trip``."""
+    shape: tuple[int, ...]
+    """Sizes of the kernel; for communication (ranks, bytes)."""
+    precision: str
+    time_s: float
+    """By ``statistic`` [s]."""
+    statistic: str
+    """``median``; ``mean`` where processes share cores, whose turns are part of the truth; ``p10``,
+    the 10th percentile, where others used the machine."""
+    spread: float
+    """90th percentile over median [1]."""
+    repetitions: int
+    foreign_load_cores: float
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether others used the machine meanwhile, or repetitions disagree."""
+        return self.foreign_load_cores > NOISY_CORES or self.spread > NOISY_SPREAD
+
+
+NOISY_CORES = 0.15
+"""Foreign load above which a sample is flagged [cores]; below it, single-thread products repeat
+within 10 %."""
+NOISY_SPREAD = 1.5
+"""Spread above which a sample is flagged [1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationRequest:
+    """What the processes are asked to measure."""
+
+    quick: bool
+    num_processes: int
+
+
+def write_samples(path: Path, samples: list[Sample]) -> None:
+    """Write samples as JSON."""
+    path.write_text(json.dumps([asdict(sample) for sample in samples]), encoding="utf-8")
+
+
+def read_samples(path: Path) -> tuple[Sample, ...]:
+    """Read what :func:`write_samples` wrote."""
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(Sample(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
