@@ -1,6 +1,6 @@
 """A layout as the executor reads it: parameter placements and changes at module boundaries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ from planner.layouts.flows import (
     TensorState,
     output_layout,
     tensor_flows,
+    wanted_gradient,
     wanted_layout,
 )
 from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard, shard_label
@@ -54,6 +55,8 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
     draft = _Draft()
     states = cheapest_states(graph, solution.choices, price=_price_of(graph, solution.size))
     parameters = _parameters(graph, solution, states, draft)
+    whole = {name for names in graph.parameter_names.values() for name in names} - set(parameters)
+    parameters |= dict.fromkeys(_like(parameters, whole), REPLICATED)
     model_input = _model_input(graph, solution)
     _place_inputs(graph, solution, model_input, draft)
     for flow in tensor_flows(graph).values():
@@ -64,7 +67,7 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
         axis="tp",
         size=solution.size,
         operators=dict(solution.choices),
-        parameters=parameters,
+        parameters=dict(sorted(parameters.items())),
         modules=_expanded(graph, draft),
         model_input=model_input,
         executable=not draft.problems,
@@ -131,7 +134,21 @@ def _parameters(
             elif placement != REPLICATED:
                 for full_name in graph.parameter_names.get(operand.tensor, (operand.tensor,)):
                     found.setdefault(full_name, placement)
-    return dict(sorted(found.items()))
+    return found
+
+
+def _like(entries: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return names that differ from an entry in positions only (``features.3``, ``features.6``).
+
+    The executor reads an entry for all positions of a name unless others of the pattern are listed,
+    so that a scaled-down model with fewer layers finds its layout.
+    """
+    patterns = {_pattern(name) for name in entries}
+    return [name for name in others if _pattern(name) in patterns]
+
+
+def _pattern(name: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
 
 
 def _model_input(graph: ModelGraph, solution: LayoutSolution) -> Placement:
@@ -194,7 +211,9 @@ def _place(
         if not _is_loss(graph.operator(reader.operator))
     }
     held = next(iter(wants)) if len(wants) == 1 else state.value
-    sums_gradient = have == held == REPLICATED and state.gradient == PARTIAL
+    choice = solution.choices[flow.producer]
+    takes_whole = wanted_gradient(graph, producer, flow.tensor, choice) == REPLICATED
+    sums_gradient = have == held == REPLICATED and state.gradient == PARTIAL and takes_whole
     if wants and _ends(graph, flow) and (have != held or sums_gradient):
         dims = graph.tensors[flow.tensor].dims
         before, after = placement_of(have, dims), placement_of(held, dims)
@@ -292,17 +311,18 @@ def _is_inside_module(graph: ModelGraph, flow: Flow, reader: Reader) -> bool:
 
 def _expanded(graph: ModelGraph, draft: _Draft) -> dict[str, ModuleBoundary]:
     """Return boundaries by the paths of all repetitions."""
-    unit_of = {
-        graph.operator(name).module_path: unit for unit in graph.units for name in unit.operators
-    }
-    found = {}
-    for path in sorted({*draft.inputs, *draft.outputs}):
-        boundary = ModuleBoundary(input=draft.inputs.get(path), output=draft.outputs.get(path))
-        unit = unit_of[path]
+    paths: dict[str, str] = {}
+    for unit in graph.units:
         first = unit.module_paths[0]
-        for here in unit.module_paths:
-            full = path
-            if path == first or path.startswith(f"{first}."):
-                full = here + path[len(first) :]
-            found[full] = boundary
+        for name in unit.operators:
+            path = graph.operator(name).module_path
+            is_inside = path == first or path.startswith(f"{first}.")
+            for here in unit.module_paths:
+                paths[here + path[len(first) :] if is_inside else path] = path
+    found = {
+        full: ModuleBoundary(input=draft.inputs.get(path), output=draft.outputs.get(path))
+        for full, path in paths.items()
+        if path in draft.inputs or path in draft.outputs
+    }
+    found |= dict.fromkeys(_like(found, paths.keys() - found.keys()), ModuleBoundary())
     return dict(sorted(found.items()))
