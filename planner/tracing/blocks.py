@@ -240,6 +240,12 @@ class ChainRunner:
         return fresh
 
 
+def _keep_carried(tracer: Tracer, element: Element, number: int) -> None:
+    """Keep an exit for backward where a block keeps its entry: the next one reads it."""
+    for entry, exit_ in element.carried:
+        exit_.savers |= {at for at in entry.savers if tracer.kernels[at].element == number}
+
+
 def settle(tracer: Tracer, elements: list[Element], *, declared: bool) -> list[Element]:
     """Give operators outside any chain module to a neighbour and renumber the elements.
 
@@ -265,6 +271,8 @@ def settle(tracer: Tracer, elements: list[Element], *, declared: bool) -> list[E
     kept = [at for at in places if target[at] == at]
     for kernel in tracer.kernels:
         kernel.element = kept.index(target[kernel.element])
+    for at in kept:
+        _keep_carried(tracer, elements[at], kept.index(at))
     return [elements[at] for at in kept]
 
 

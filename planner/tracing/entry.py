@@ -58,11 +58,16 @@ def trace_model(
     except Exception as error:
         raise ModelError(
             f"model {source.source}: expected it to build and run on fake tensors, found "
-            f"{type(error).__name__}: {_one_line(error)}; "
-            "run its forward on CPU with a small batch to see where it fails"
+            f"{type(error).__name__}: {_one_line(error)}; {_next_step(error)}"
         ) from error
     store_graph(folder, key, graph)
     return graph
+
+
+def _next_step(error: BaseException) -> str:
+    if type(error).__name__ == "DynamicOutputShapeException":
+        return "use operators whose shapes do not depend on values (topk and sort, no nonzero)"
+    return "run its forward on CPU with a small batch to see where it fails"
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,12 +12,18 @@ from torch.utils._pytree import tree_map_only
 
 from planner.tracing import rules_kernel as kernels
 from planner.tracing import rules_reorder as reorder
-from planner.tracing.rules_composite import COMPOSITES
+from planner.tracing.rules_composite import COMPOSITES, DISPATCHED
 from planner.tracing.rules_product import PRODUCT_RULES
 from planner.tracing.rules_view import VIEW_RULES
 from planner.tracing.tracer import Tracer
 
-RULES = {**VIEW_RULES, **PRODUCT_RULES, **kernels.KERNEL_RULES, **reorder.REORDER_RULES}
+RULES = {
+    **VIEW_RULES,
+    **PRODUCT_RULES,
+    **DISPATCHED,
+    **kernels.KERNEL_RULES,
+    **reorder.REORDER_RULES,
+}
 Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 
@@ -103,6 +109,30 @@ def _is_binary(args: Any) -> bool:
     return len(args) > 1 and isinstance(args[1], torch.Tensor)
 
 
+class ScalarAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers values that a constructor asks of fake tensors (drop rates) with zero."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.warnings: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator; a value that is not known is zero."""
+        del types
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if "_local_scalar_dense" not in str(func):
+                raise
+            self.warnings.append(
+                ("construction", "the model reads a value while it is built; taken as 0")
+            )
+            dtype = args[0].dtype
+            return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+
+
 class CallMode(TorchFunctionMode):
     """Records attention, norms, losses and recurrence as one kernel each."""
 
@@ -117,6 +147,8 @@ class CallMode(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == "multi_head_attention_forward":
+            return self._inside_attention(func, args, kwargs)
         rule = COMPOSITES.get(name)
         if rule is None or not self.switch.is_on or not _is_composite(name, args, kwargs):
             return func(*args, **kwargs)
@@ -135,6 +167,24 @@ class CallMode(TorchFunctionMode):
             with self.switch.off():
                 self.observer(func, args, kwargs, out)
         return out
+
+    def _inside_attention(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Record the parts of torch's own attention function.
+
+        A mode is off while it handles a call, so its inner calls would go unseen; the function's
+        own check for modes must then be silent, or it would come back here.
+        """
+        check = torch.nn.functional.has_torch_function  # type: ignore[attr-defined]
+        torch.nn.functional.has_torch_function = _no  # type: ignore[attr-defined]
+        try:
+            with self:
+                return func(*args, **kwargs)
+        finally:
+            torch.nn.functional.has_torch_function = check  # type: ignore[attr-defined]
+
+
+def _no(_: Any) -> bool:
+    return False
 
 
 def _is_composite(name: str, args: Any, kwargs: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from planner.tracing.atoms import Product
 from planner.tracing.notes import Value
-from planner.tracing.rules_kernel import coupled, pointwise, tensors_in
+from planner.tracing.rules_kernel import constant, coupled, pointwise, tensors_in
 from planner.tracing.rules_product import batch_roles, grouped_mm, linear
 from planner.tracing.rules_view import cut
 from planner.tracing.tracer import Draft, Tracer
@@ -239,6 +239,34 @@ def embedding_bag(tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], o
     draft.end()
 
 
+def dispatched_norm(
+    tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[torch.Tensor]
+) -> None:
+    """Norms called below function level: every dim but the first is coupled."""
+    del kwargs
+    source: torch.Tensor = args[0]
+    weights = [item for item in args[1:] if isinstance(item, torch.Tensor) and item.requires_grad]
+    draft = tracer.kernel("aten.native_norm", "normalization", source, *weights)
+    for operand in range(1, len(weights) + 1):
+        if draft.dims(operand) and weights[operand - 1].shape[-1] == source.shape[-1]:
+            draft.join(0, -1, draft.dims(operand)[-1])
+    coupled(draft, range(1, source.dim()), role="hidden")
+    draft.write(out[0], draft.dims(0))
+    draft.end()
+    for statistics in out[1:]:
+        constant(tracer, (), {}, statistics)
+
+
+def dispatched_attention(
+    tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[torch.Tensor]
+) -> None:
+    """Fused attention called below function level."""
+    causal = kwargs.get("is_causal", next((item for item in args[3:] if item is True), False))
+    attention(tracer, args[:3], {"is_causal": causal}, out[0])
+    for other in tensors_in(out[1:]):
+        constant(tracer, (), {}, other)
+
+
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 SAVED_PER_HIDDEN = {"lstm": 6.0, "gru": 5.0, "rnn_tanh": 1.0, "rnn_relu": 1.0}
 """Reserve space per step and hidden unit: gates, cell state and its tanh."""
@@ -325,9 +353,10 @@ def _layer(
         (2.0, (*rows, *gate, *hidden, *inner)),
         (2.0, (*rows, *gate, *hidden, *state)),
     ]
-    kernel.backward_factor = 1.0 + float(draft.operands[0].note.requires_grad)
+    sizes = (atoms.total(atoms.resolve(inner)), atoms.total(atoms.resolve(state)))
+    kernel.backward_factor = 2.0
     if not draft.operands[0].note.requires_grad:
-        kernel.backward_factor = 1.5
+        kernel.backward_factor = 1.0 + sizes[1] / sum(sizes)
     kernel.roles_mn_k = ((), sample, (*gate, *hidden), inner)
     kernel.sequential_steps = source.shape[1 if batch_first else 0]
     kernel.extra_saved = [((*rows, *hidden), "compute")] * int(SAVED_PER_HIDDEN[kind])
@@ -344,4 +373,13 @@ COMPOSITES: dict[str, Call] = {
     "binary_cross_entropy_with_logits": element_loss, "embedding_bag": embedding_bag,
     "lstm": recurrent, "gru": recurrent, "rnn_tanh": recurrent, "rnn_relu": recurrent,
     "linear": linear, "grouped_mm": grouped_mm, "_grouped_mm": grouped_mm,
+}  # fmt: skip
+DISPATCHED: dict[str, Call] = {
+    "native_layer_norm": dispatched_norm, "native_batch_norm": dispatched_norm,
+    "_native_batch_norm_legit": dispatched_norm, "native_group_norm": dispatched_norm,
+    "_fused_rms_norm": dispatched_norm,
+    "_scaled_dot_product_flash_attention_for_cpu": dispatched_attention,
+    "_scaled_dot_product_flash_attention": dispatched_attention,
+    "_scaled_dot_product_efficient_attention": dispatched_attention,
+    "_scaled_dot_product_cudnn_attention": dispatched_attention,
 }  # fmt: skip

@@ -265,7 +265,7 @@ def unknown(tracer: Tracer, target: str, args: Args, kwargs: dict[str, Any], out
 
 KERNEL_RULES: dict[str, Rule] = {
     "copy_": copy, "cat": concatenate, "stack": stack, "repeat": repeat,
-    "_softmax": softmax, "_log_softmax": softmax,
+    "_softmax": softmax, "_safe_softmax": softmax, "_log_softmax": softmax,
 }  # fmt: skip
 POOLINGS = frozenset({
     "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
@@ -284,5 +284,6 @@ POINTWISE = frozenset({
     "clone", "_to_copy", "contiguous", "masked_fill", "masked_fill_", "where", "fill_", "zero_",
     "tril", "triu", "tril_", "triu_", "native_dropout", "flip", "roll", "bernoulli_", "rot90",
     "_safe_softmax_mask", "dropout", "isin", "one_hot", "lerp", "addcmul", "addcdiv",
-    "add_bias", "floor_divide", "remainder", "fmod",
+    "add_bias", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "mish", "glu_jvp",
+    "floor_divide", "remainder", "fmod",
 })  # fmt: skip

@@ -216,6 +216,7 @@ VIEW_RULES: dict[str, Rule] = {
     "permute": permute, "transpose": transpose, "t": transpose, "numpy_T": transpose,
     "unsqueeze": unsqueeze, "squeeze": squeeze, "select": select, "unbind": unbind,
     "expand": expand, "slice": slice_dim, "split": split, "split_with_sizes": split,
-    "chunk": split, "as_strided": opaque_view, "unfold": opaque_view, "diagonal": opaque_view,
-    "view_as_complex": opaque_view, "view_as_real": opaque_view,
+    "chunk": split, "unsafe_split": split, "unsafe_split_with_sizes": split,
+    "unsafe_chunk": split, "as_strided": opaque_view, "unfold": opaque_view,
+    "diagonal": opaque_view, "view_as_complex": opaque_view, "view_as_real": opaque_view,
 }  # fmt: skip

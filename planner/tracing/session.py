@@ -1,6 +1,7 @@
 """Build a model without weights, run it once, and assemble the graph."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from planner.tracing.assemble import TraceFacts, assemble
 from planner.tracing.atoms import Product
 from planner.tracing.blocks import ChainRunner, chain_paths, settle
 from planner.tracing.notes import Value
-from planner.tracing.record import recording
+from planner.tracing.record import ScalarAnswers, recording
 from planner.tracing.rules_kernel import tensors_in
 from planner.tracing.tracer import Tracer
 
@@ -36,7 +37,7 @@ def trace_source(
     tell = progress or (lambda _: None)
     with fake_world() as fake:
         tell("building the model without weights")
-        with _no_init():
+        with _no_init(), ScalarAnswers() as scalars:
             module = source.build()
         prepare(module)
         with fake:
@@ -44,6 +45,8 @@ def trace_source(
         tell("tracing the forward pass")
         tracer, runner, symbols = run_recorded(module, batch, source, sequence_length, fold=fold)
         tell("assembling the graph")
+        for subject, message in scalars.warnings:
+            tracer.warn(subject, message)
         elements = settle(tracer, runner.elements, declared=runner.is_declared)
         facts = TraceFacts(
             name=source.name,
@@ -65,7 +68,8 @@ def fake_world() -> Iterator[FakeTensorMode]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
             yield fake
     finally:
         torch.set_default_dtype(before)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from planner.graph_math import label_sizes, num_flops, term_elements, total_flops
 from planner.models.resolve import resolve_model
 from planner.tracing.session import trace_source
+from tests.planner.tracing.user_modules import GROUPED, RECURRENT, SOURCES
 
 SMALL = (
     "gpt2?scale_down=8",
@@ -26,15 +27,15 @@ MATH_ATTENTION_BACKWARD = 2.0
 BATCH = 2
 
 
-def traced(text, *, sequence_length=None, fold=True):
-    source = resolve_model(text)
+def traced(model, *, sequence_length=None, fold=True):
+    source = resolve_model(model) if isinstance(model, str) else model
     length = sequence_length or source.default_sequence_length
     return trace_source(source, sequence_length=length, content_key="", fold=fold)
 
 
-def counted_by_torch(text):
+def counted_by_torch(model):
     """FLOPs of a real training step of the model, attention decomposed so that torch sees it."""
-    source = resolve_model(text)
+    source = resolve_model(model) if isinstance(model, str) else model
     module = source.build().train()
     batch = source.make_batch(BATCH, source.default_sequence_length, 0)
     with (
@@ -49,8 +50,17 @@ def counted_by_torch(text):
 
 @pytest.mark.parametrize("text", SMALL)
 def test_totals_equal_torch_counter_on_real_autograd(text):
-    graph = traced(text)
-    forward, backward = counted_by_torch(text)
+    check_totals(text)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_totals_of_user_modules_equal_torch_counter(name):
+    check_totals(SOURCES[name])
+
+
+def check_totals(model):
+    graph = traced(model)
+    forward, backward = counted_by_torch(model)
     sizes = label_sizes(graph, microbatch_size=BATCH)
     recomputed = sum(
         unit.count
@@ -66,15 +76,34 @@ def test_totals_equal_torch_counter_on_real_autograd(text):
     assert total_flops(graph, batch_size=BATCH, phase="backward") - recomputed == backward
 
 
-def test_lstm_equals_torch_counter_where_it_sees_the_cells():
-    text = "lstm?scale_down=32"
+@pytest.mark.parametrize("model", ["lstm?scale_down=32", RECURRENT])
+def test_recurrence_equals_torch_counter_where_it_sees_the_cells(model):
+    """The first step has no gradient for its state, which is constant."""
     with torch.backends.mkldnn.flags(enabled=False):
-        forward, backward = counted_by_torch(text)
-    graph = traced(text)
-    assert total_flops(graph, batch_size=BATCH, phase="forward") == forward
-    assert total_flops(graph, batch_size=BATCH, phase="backward") == pytest.approx(
-        backward, rel=0.01
+        forward, backward = counted_by_torch(model)
+    graph = traced(model)
+    sizes = label_sizes(graph, microbatch_size=BATCH)
+    first_steps = sum(
+        unit.count
+        * operator.flops_forward[1].coefficient
+        * term_elements(operator.flops_forward[1].labels, sizes=sizes)
+        / operator.sequential_steps
+        for unit in graph.units
+        for operator in map(graph.operator, unit.operators)
+        if operator.kind == "recurrent"
     )
+    assert total_flops(graph, batch_size=BATCH, phase="forward") == forward
+    assert total_flops(graph, batch_size=BATCH, phase="backward") - first_steps == backward
+
+
+def test_grouped_convolutions_have_two_backward_products_each():
+    """torch counts the backward of grouped convolutions as if they had one group; we do not."""
+    graph = traced(GROUPED)
+    forward, _ = counted_by_torch(GROUPED)
+    sizes = label_sizes(graph, microbatch_size=BATCH)
+    first = num_flops(graph.operator("layers.0:convolution"), sizes=sizes, phase="forward")
+    assert total_flops(graph, batch_size=BATCH, phase="forward") == forward
+    assert total_flops(graph, batch_size=BATCH, phase="backward") == 2 * forward - first
 
 
 @pytest.mark.parametrize("text", ["gpt2", "resnet50", "llama3-8b", "mixtral-8x7b", "lstm"])

@@ -11,6 +11,7 @@ from planner.models.resolve import resolve_model
 from planner.models.source import Batch, ModelSource
 from planner.tracing import graph_to_json, trace_model
 from planner.tracing.session import trace_source
+from tests.planner.tracing.user_modules import SOURCES, UNTRACEABLE
 
 
 def traced(text, **options):
@@ -333,6 +334,27 @@ def test_a_model_that_raises_is_one_line(tmp_path):
         trace_model(vector_source(broken), cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert "hidden size 10 is not divisible" in str(caught.value)
+
+
+def test_shapes_that_depend_on_values_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="shapes do not depend on values"):
+        trace_model(UNTRACEABLE, cache_dir=tmp_path)
+
+
+def test_keys_of_written_out_attention_have_their_own_name():
+    graph = trace_source(SOURCES["eager_attention"], sequence_length=16, content_key="")
+    softmax = next(graph.operator(n) for n in graph.graph if graph.operator(n).kind == "softmax")
+    assert [(i.label, i.kind) for i in softmax.indices][-2:] == [
+        ("s", "free"), ("s_key", "coupled"),
+    ]  # fmt: skip
+    assert not graph.warnings
+
+
+def test_torch_attention_is_one_fused_operator():
+    graph = trace_source(SOURCES["torch_attention"], sequence_length=16, content_key="")
+    kinds = [graph.operator(n).kind for n in graph.graph]
+    assert kinds.count("attention") == 1
+    assert "other" not in kinds
 
 
 def test_tracing_the_largest_model_takes_seconds():

@@ -12,6 +12,7 @@ import torch
 from planner.models.resolve import resolve_model
 from planner.tracing.rules_kernel import tensors_in
 from planner.tracing.session import run_recorded
+from tests.planner.tracing.user_modules import GROUPED, SOURCES
 
 MODELS = {
     "gpt2?scale_down=16&num_layers=1": 150,
@@ -64,8 +65,10 @@ class Checker:
                 yield atom, kind, reduction
 
     def is_set_aside(self, kernel, atom):
-        """Causal attention needs an offset for its queries."""
+        """Causal attention needs an offset for its queries; groups are an argument too."""
         roles = {a: r.role for r in kernel.roles for a in self.tracer.atoms.resolve(r.product)}
+        if roles.get(atom) == "groups":
+            return True
         return kernel.kind == "attention" and kernel.causal and roles.get(atom) == "query"
 
     def compare(self, func, args, kwargs, out, kernels, atom, kind, reduction):
@@ -147,8 +150,8 @@ def same(a, b):
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4)
 
 
-def run_checked(text, monkeypatch):
-    source = resolve_model(text)
+def run_checked(model, monkeypatch):
+    source = resolve_model(model) if isinstance(model, str) else model
     torch.manual_seed(0)
     module = source.build().eval()
     batch = source.make_batch(2, source.default_sequence_length, 0)
@@ -171,6 +174,12 @@ def run_checked(text, monkeypatch):
 def test_every_operator_agrees_with_its_slices(text, monkeypatch):
     checked = run_checked(text, monkeypatch)
     assert sum(checked.values()) >= MODELS[text], checked
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "grouped"])
+def test_operators_of_user_modules_agree_with_their_slices(name, monkeypatch):
+    checked = run_checked(SOURCES.get(name, GROUPED), monkeypatch)
+    assert sum(checked.values()) >= 10, checked
 
 
 def test_all_kinds_are_covered(monkeypatch):
