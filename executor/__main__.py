@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             load_plan(given.plan), scale_down=given.scale_down, steps=given.steps,
             num_processes=given.processes, timeout_s=given.timeout,
             global_batch_size=given.global_batch, seed=given.seed, check=not given.no_check,
-            output=given.output, progress=lambda line: print(line, file=sys.stderr),  # noqa: T201
+            output=given.output, progress=lambda what, done, total: print(what, file=sys.stderr),  # noqa: T201
         )  # fmt: skip
     except ParaplanError as error:
         where = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""

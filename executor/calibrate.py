@@ -38,7 +38,7 @@ def calibrate(
     processes : int, optional
         Devices of the profile; one per core, at least 2 and at most 8, where left out [1].
     progress : callable, optional
-        Told one line per measurement.
+        Told ``(what, done, total)`` after each measurement.
 
     Returns
     -------
@@ -64,7 +64,9 @@ def calibrate(
     if noisy and progress is not None:
         progress(
             f"{len(noisy)} of {len(samples)} samples are noisy: other programs ran meanwhile; "
-            "calibrate again on a quiet machine"
+            "calibrate again on a quiet machine",
+            len(samples),
+            len(samples),
         )
     return path
 
@@ -81,6 +83,6 @@ def measure(*, quick: bool, processes: int, progress: Progress | None = None) ->
         (run_dir / REQUEST_FILE).write_text(json.dumps(asdict(request)), encoding="utf-8")
         launch(
             "executor.calibration_worker:run_calibration_rank", run_dir, num_processes=processes,
-            threads_per_process=1, progress=progress or (lambda line: None),
+            threads_per_process=1, progress=progress or (lambda what, done, total: None),
         )  # fmt: skip
         return read_samples(run_dir / SAMPLES_FILE)

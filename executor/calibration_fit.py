@@ -253,9 +253,10 @@ def _fit_fabric(
                        f"{_percent(rest)}")  # fmt: skip
     fabric = _fabric(float(rate), float(latency), float(base), note)
     link_note = _provenance(trips, source, f"round trips, fit within {_percent(link_rest)}")
+    fastest = max(float(1 / per_byte), float(rate))  # a ring sends and receives at once
     link = replace(
-        fabric.link, bandwidth_bytes_per_s=float(1 / per_byte), latency_s=float(hop),
-        achievable_bandwidth_bytes_per_s=float(1 / per_byte),
+        fabric.link, bandwidth_bytes_per_s=fastest, latency_s=float(hop),
+        achievable_bandwidth_bytes_per_s=fastest,
         provenance=dict.fromkeys(
             ("bandwidth_bytes_per_s", "achievable_bandwidth_bytes_per_s", "latency_s"), link_note
         ),

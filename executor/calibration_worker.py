@@ -53,24 +53,26 @@ def run_calibration_rank(run_dir: Path) -> None:
     seconds = _QUICK_SECONDS if request.quick else _FULL_SECONDS
     samples: list[Sample] = []
     try:
-        for kind, shape, precision, action in _kernels():
+        kernels, groups = list(_kernels()), _group_sizes(request.num_processes)
+        total = len(kernels) + len(groups)
+        for kind, shape, precision, action in kernels:
             samples.append(_measure(kind, shape, precision, action, seconds=seconds,
                                     participants=request.num_processes))  # fmt: skip
-            _say(f"{kind} {'x'.join(map(str, shape))} {precision}")
-        for ranks in _group_sizes(request.num_processes):
+            _say(f"{kind} {'x'.join(map(str, shape))} {precision}", len(samples), total)
+        for number, ranks in enumerate(groups, start=1):
             for kind, shape, precision, action in _messages(ranks):
                 samples.append(_measure(kind, shape, precision, action, seconds=seconds,
                                         participants=ranks))  # fmt: skip
-            _say(f"messages among {ranks} processes")
+            _say(f"messages among {ranks} processes", len(kernels) + number, total)
     finally:
         dist.destroy_process_group()
     if int(environ["RANK"]) == 0:
         write_samples(run_dir / SAMPLES_FILE, samples)
 
 
-def _say(message: str) -> None:
+def _say(what: str, done: int, total: int) -> None:
     if dist.get_rank() == 0:
-        print(json.dumps({"progress": message}), flush=True)  # noqa: T201
+        print(json.dumps([what, done, total]), flush=True)  # noqa: T201
 
 
 def _kernels() -> Iterator[tuple[str, tuple[int, ...], str, Action]]:

@@ -12,7 +12,8 @@ import executor
 from executor.errors import RunError
 from executor.host import FAILURE_FILE, JOB_FILE, LAUNCHER_PID
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Told ``(what, done, total)``."""
 _LOG_FILE = "host.log"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -34,7 +35,7 @@ def launch(
     threads_per_process : int
         Threads of torch in each [1].
     progress : callable
-        Told each line ``{"progress": ...}`` that a process prints.
+        Told ``(what, done, total)`` of each such JSON list that a process prints.
 
     Raises
     ------
@@ -67,10 +68,11 @@ def launch(
 
 def _relay(line: str, progress: Progress) -> None:
     try:
-        message = json.loads(line)["progress"]
-    except (ValueError, TypeError, KeyError):
-        return
-    progress(str(message))
+        what, done, total = json.loads(line)
+        step = str(what), int(done), int(total)
+    except (ValueError, TypeError):
+        return  # not ours: a library or the user's model prints
+    progress(*step)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

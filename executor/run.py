@@ -11,7 +11,7 @@ from executor.checks import check_plan_runs_here
 from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
-from executor.settings import SETTINGS_FILE, RunSettings, settings_to_json
+from executor.settings import SETTINGS_FILE, RunSettings, progress_total, settings_to_json
 from executor.shape import MAX_LOCAL_PROCESSES, shape_of_run
 from planner.models.resolve import resolve_model
 from planner.plan import Plan, plan_to_json
@@ -65,7 +65,7 @@ def run_plan(
     output : str or Path, optional
         File for the result, written at once when all is done.
     progress : callable, optional
-        Told one line per event.
+        Told ``(what, done, total)`` after each step.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def run_plan(
             settings, plan_path=str(run_dir / _PLAN_FILE), result_path=str(run_dir / _RESULT_FILE)
         )
         if world is None:
-            tell(f"starting {shape.num_processes} processes")
+            tell(f"starting {shape.num_processes} processes", 0, progress_total(settings))
             (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
             launch(
                 "executor.worker:run_local_rank", run_dir, num_processes=shape.num_processes,
@@ -133,7 +133,7 @@ def _planned(plan: Plan) -> int:
     return prod(size for _, size in plan.mesh.axes)
 
 
-def _silent(message: str) -> None:
+def _silent(what: str, done: int, total: int) -> None:
     """Drop a message."""
 
 

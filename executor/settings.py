@@ -36,6 +36,11 @@ class RunSettings:
     """For tests: a planted error, ``kind@rank``."""
 
 
+def progress_total(settings: RunSettings) -> int:
+    """Return how many events a run tells: its steps, the instrumented one, the comparison."""
+    return settings.steps + 1 + int(settings.check)
+
+
 def settings_to_json(settings: RunSettings) -> str:
     """Return the text that :func:`settings_from_json` reads."""
     return json.dumps(asdict(settings))

@@ -19,7 +19,7 @@ from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
 from executor.recording import Recorder
 from executor.result import RunResult, result_to_json, write_atomically
-from executor.settings import SETTINGS_FILE, RunSettings, load_settings
+from executor.settings import SETTINGS_FILE, RunSettings, load_settings, progress_total
 from executor.spans import breakdown_of, collective_counts, spans_of
 from executor.training import Trainer
 from planner.models.resolve import resolve_model
@@ -56,7 +56,7 @@ def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None
         dist.destroy_process_group()
     if rank != 0:
         return None
-    _say(settings, "comparing with one process" if settings.check else "done")
+    _say(settings, "comparing with one process" if settings.check else "done", settings.steps + 1)
     measured = Measured(
         reports=tuple(reports), collectives=collectives, foreign_load_cores=load,
         backend=backend, device=device.type,
@@ -147,7 +147,7 @@ def _steps(
         _finish_device(trainer.device)
         times.append(middle - start + time.perf_counter() - resumed)
         if dist.get_rank() == 0:
-            _say(settings, f"step {step + 1} of {settings.steps}: {times[-1]:.3f} s")
+            _say(settings, f"step {step + 1}: {times[-1]:.3f} s", step + 1)
     return losses, times, gradients
 
 
@@ -210,7 +210,7 @@ def _gather(report: RankReport) -> list[RankReport]:
     return list(gathered or [])
 
 
-def _say(settings: RunSettings, message: str) -> None:
+def _say(settings: RunSettings, what: str, done: int) -> None:
     """Tell the launcher, which reads lines of JSON from our standard output."""
     if settings.local:
-        print(json.dumps({"progress": message}), flush=True)  # noqa: T201
+        print(json.dumps([what, done, progress_total(settings)]), flush=True)  # noqa: T201

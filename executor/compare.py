@@ -1,0 +1,103 @@
+"""Predicted beside measured, part by part."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from executor.errors import RunError
+from executor.result import RunResult
+from planner.plan import Plan
+
+_PARTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("compute", ("compute",), ("compute",)),
+    ("tensor communication", ("tensor",), ("tensor",)),
+    ("data communication", ("data",), ("data",)),
+    ("pipeline communication and bubble", ("pipeline", "bubble"), ("pipeline", "idle")),
+    ("optimizer", ("optimizer",), ("optimizer",)),
+)
+"""Row, keys of the prediction's breakdown, keys of the measured one. A rank that waits for a peer
+cannot tell a transfer from a bubble, so these are compared together."""
+
+
+def compare(plan: Plan, run: RunResult) -> tuple[dict[str, Any], ...]:
+    """Set a plan's prediction beside a run of it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan with its prediction.
+    run : RunResult
+        A run of this plan at its own size.
+
+    Returns
+    -------
+    tuple of dict
+        Rows with ``quantity``, ``unit``, ``predicted``, ``measured``, ``ratio`` (predicted over
+        measured, None where one is missing or zero) and ``error`` (ratio - 1).
+
+    Raises
+    ------
+    RunError
+        If the run is of another plan or of another size.
+    """
+    if run.strategy != plan.strategy:
+        raise RunError(
+            f"the run is of strategy {run.strategy}, the plan of {plan.strategy}; "
+            "give the run of this plan"
+        )
+    if run.predicted_step_time_s is None:
+        reason = run.notes[0] if run.notes else "the plan has no prediction"
+        raise RunError(
+            f"the run does not compare with the plan: {reason}; "
+            "run the plan at its own size, without --scale-down"
+        )
+    predicted = plan.prediction
+    breakdown = predicted.get("breakdown_s") or {}
+    rows = [_row("step time", "s", predicted.get("step_time_s"), run.measured_step_time_s)]
+    for name, of_plan, of_run in _PARTS:
+        expected = sum(breakdown.get(key, 0.0) for key in of_plan) if breakdown else None
+        rows.append(_row(name, "s", expected, sum(run.breakdown_s.get(k, 0.0) for k in of_run)))
+    peak = predicted.get("peak_memory_bytes")
+    rows.append(_row("peak memory", "B", peak, run.peak_memory_bytes))
+    return tuple(rows)
+
+
+def _row(quantity: str, unit: str, predicted: float | None, measured: float) -> dict[str, Any]:
+    ratio = predicted / measured if predicted is not None and measured > 0 else None
+    return {
+        "quantity": quantity, "unit": unit, "predicted": predicted, "measured": measured,
+        "ratio": ratio, "error": None if ratio is None else ratio - 1.0,
+    }  # fmt: skip
+
+
+def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as aligned text.
+
+    Examples
+    --------
+    >>> rows = [_row("step time", "s", 0.5, 0.4), _row("optimizer", "s", None, 0.1)]
+    >>> print(comparison_table(rows))
+    quantity   predicted  measured  ratio
+    step time   0.5000 s  0.4000 s   1.25
+    optimizer          -  0.1000 s      -
+    """
+    texts = [("quantity", "predicted", "measured", "ratio")]
+    for row in rows:
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        texts.append((
+            row["quantity"], _amount(row["predicted"], row["unit"]),
+            _amount(row["measured"], row["unit"]), ratio,
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in texts) for column in range(4)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(
+            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in texts
+    )  # fmt: skip
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "B":
+        return f"{value / 1e6:.1f} MB"
+    return f"{value:.4f} s"
