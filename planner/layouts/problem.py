@@ -136,12 +136,18 @@ def _offered_states(
 
 
 def sync_seconds(setting: Setting, num_parameters: float, *, is_partial: bool) -> float:
-    """Return the time to sum gradients of parameters held by one rank, once per step [s]."""
+    """Return the time to sum gradients of parameters held by one rank, once per step [s].
+
+    Gradients travel in buckets, so that a small tensor pays its share of a bucket's latency.
+    """
     if not setting.workload.is_training or num_parameters == 0:
         return 0.0
     axes: tuple[Axis, ...] = ("dp", "cp", "tp") if is_partial else ("dp", "cp")
-    message = num_parameters * gradient_item_bytes(setting)
-    return collective_seconds(setting, "all_reduce", message, *axes)
+    item = gradient_item_bytes(setting)
+    all_bytes = setting.graph.num_parameters * item
+    bucket_bytes = min(setting.software.gradient_bucket_bytes, all_bytes) or all_bytes
+    seconds = collective_seconds(setting, "all_reduce", bucket_bytes, *axes)
+    return seconds * num_parameters * item / bucket_bytes
 
 
 def is_shared(setting: Setting, tensor: str) -> bool:
