@@ -42,15 +42,18 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="fp32, tf32, fp16, bf16, fp8 (else by device)."),
 ]
 OptimizerOption = Annotated[
-    str, typer.Option("--optimizer", help="sgd, momentum, adam, adamw, adafactor, adam8bit.")
+    str | None,
+    typer.Option("--optimizer", help="sgd, momentum, adam (default), adamw, adafactor, adam8bit."),
 ]
-ModeOption = Annotated[str, typer.Option("--mode", help="train or infer.")]
-AttentionOption = Annotated[str, typer.Option("--attention", help="auto, unfused or flash.")]
+ModeOption = Annotated[str | None, typer.Option("--mode", help="train (default) or infer.")]
+AttentionOption = Annotated[
+    str | None, typer.Option("--attention", help="auto (default), unfused or flash.")
+]
 SoftwareOption = Annotated[
     str | None, typer.Option("--software", help="Software profile (default: by device).")
 ]
 StrategyOption = Annotated[
-    str, typer.Option("--strategy", "-s", help="dp=8,tp=8,pp=16,... fixes all or part.")
+    str | None, typer.Option("--strategy", "-s", help="dp=8,tp=8,pp=16,... fixes all or part.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for plan.json, report and trace.")]
@@ -71,7 +74,9 @@ def trace(model: Model, *, seq_len: SeqLen = None, batch: Batch = 1, json: Json 
     """Show a model's graph: operators, parameters, FLOPs, memory."""
     from paraplan.verbs_about import show_trace
 
-    show_trace(model, sequence_length=seq_len, batch_size=batch or 1, as_json=json)
+    show_trace(
+        model, sequence_length=seq_len, batch_size=1 if batch is None else batch, as_json=json
+    )
 
 
 @app.command()
@@ -82,11 +87,11 @@ def plan(
     global_batch: Batch = None,
     seq_len: SeqLen = None,
     precision: PrecisionOption = None,
-    optimizer: OptimizerOption = "adam",
-    mode: ModeOption = "train",
-    attention: AttentionOption = "auto",
+    optimizer: OptimizerOption = None,
+    mode: ModeOption = None,
+    attention: AttentionOption = None,
     software: SoftwareOption = None,
-    strategy: StrategyOption = "",
+    strategy: StrategyOption = None,
     objective: Annotated[str, typer.Option(help="time, cost or devices.")] = "time",
     out: Out = Path("paraplan-out"),
     json: Json = False,
@@ -105,11 +110,11 @@ def simulate(
     global_batch: Batch = None,
     seq_len: SeqLen = None,
     precision: PrecisionOption = None,
-    optimizer: OptimizerOption = "adam",
-    mode: ModeOption = "train",
-    attention: AttentionOption = "auto",
+    optimizer: OptimizerOption = None,
+    mode: ModeOption = None,
+    attention: AttentionOption = None,
     software: SoftwareOption = None,
-    strategy: StrategyOption = "",
+    strategy: StrategyOption = None,
     detail: Annotated[str, typer.Option(help="folded or full (every rank).")] = "folded",
     cases: Annotated[
         Path | None, typer.Option("--cases", help="JSON lines, one case each.")
@@ -189,6 +194,9 @@ def validate(*, json: Json = False) -> None:
 def report(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
     *,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", "-c", help="File of the cluster, if it was one.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help=".html or .md file to write.")
     ] = None,
@@ -196,7 +204,7 @@ def report(
     """Write a plan's report again, as HTML or Markdown."""
     from paraplan.verbs_plan import report_verb
 
-    report_verb(plan_file, out=out)
+    report_verb(plan_file, cluster=cluster, out=out)
 
 
 _COMMAND_LINE_ERROR = next(

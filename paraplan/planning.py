@@ -1,7 +1,7 @@
 """Plan and simulate as functions: options in words, results as values."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,19 +9,20 @@ from typing import Any, get_args
 from hardware_profiles import load_cluster, load_software
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.device import DeviceProfile, Precision
-from hardware_profiles.errors import ParaplanError
+from hardware_profiles.errors import ParaplanError, ProfileError
 from hardware_profiles.software import SoftwareProfile
-from planner.errors import ModelError, StrategyError
-from planner.evaluation import evaluate
+from planner.errors import ModelError, PlanError, StrategyError
+from planner.evaluation import evaluate, evaluate_memory
 from planner.feasibility import find_rejection
 from planner.graph import ModelGraph
+from planner.layouts.terms import LayoutSolution
 from planner.make_plan import plan_of_search, plan_of_strategy
 from planner.models.resolve import resolve_model
 from planner.plan import Plan, load_plan
 from planner.problem import PriceBook, Problem
 from planner.replay import replay_step_time, shown_timeline
 from planner.search import Objective, Progress, Ranked, SearchResult, search
-from planner.strategy import check_strategy, parse_partial_strategy, parse_strategy
+from planner.strategy import Strategy, check_strategy, parse_partial_strategy, parse_strategy
 from planner.tracing import trace_model
 from planner.workload import AttentionChoice, Mode, OptimizerName, Workload
 from simulator.timeline import Timeline
@@ -54,9 +55,9 @@ def trace(
     model: str, *, sequence_length: int | None = None, progress: Callable[[str], None] | None = None
 ) -> ModelGraph:
     """Return the traced graph of a model, from the cache where it is there."""
+    at_least_one("--seq-len", sequence_length)
     source = resolve_model(model)
-    del progress
-    return trace_model(source, sequence_length=sequence_length)
+    return trace_model(source, sequence_length=sequence_length, progress=progress)
 
 
 def make_problem(options: Options) -> Problem:
@@ -67,10 +68,8 @@ def make_problem(options: Options) -> Problem:
     ParaplanError
         If a name is unknown or a value is out of range; one line says which.
     """
-    if options.global_batch < 1:
-        raise StrategyError(f"--global-batch is {options.global_batch}; expected at least 1")
-    if options.seq_len is not None and options.seq_len < 1:
-        raise StrategyError(f"--seq-len is {options.seq_len}; expected at least 1")
+    at_least_one("--global-batch", options.global_batch)
+    at_least_one("--seq-len", options.seq_len)
     cluster = load_cluster(options.cluster)
     software = _software(options, cluster)
     source = resolve_model(options.model)
@@ -92,6 +91,12 @@ def make_problem(options: Options) -> Problem:
     )
 
 
+def at_least_one(option: str, value: int | None) -> None:
+    """Refuse a count below 1; None is no count."""
+    if value is not None and value < 1:
+        raise StrategyError(f"{option} is {value}; expected at least 1")
+
+
 def _word(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise StrategyError(f"{option} is {value!r}; expected one of {', '.join(allowed)}")
@@ -109,7 +114,7 @@ def _software(options: Options, cluster: Cluster) -> SoftwareProfile:
 def _precision(options: Options, cluster: Cluster) -> Precision:
     devices = [group.device for group in cluster.node_groups]
     if options.precision is None:
-        return default_precision(devices[0])
+        return _common_precision(devices)
     precision: Precision = _word("--precision", options.precision, get_args(Precision))
     for device in devices:
         if precision not in device.peak_flops_per_s:
@@ -120,8 +125,15 @@ def _precision(options: Options, cluster: Cluster) -> Precision:
     return precision
 
 
+def _common_precision(devices: list[DeviceProfile]) -> Precision:
+    """Return the default of the first kind of device whose default all others have, too."""
+    defaults = [default_precision(device) for device in devices]
+    usable = [p for p in defaults if all(p in device.peak_flops_per_s for device in devices)]
+    return usable[0] if usable else "fp32"
+
+
 def default_precision(device: DeviceProfile) -> Precision:
-    """Return the precision people train with on a device: bf16, else fp16 on matrix units, else fp32."""
+    """Return the usual training precision: bf16, else fp16 on matrix units, else fp32."""
     peaks = device.peak_flops_per_s
     if "bf16" in peaks and device.kind != "cpu":
         return "bf16"
@@ -156,10 +168,21 @@ def rank_strategy(problem: Problem, text: str) -> tuple[PriceBook, Ranked]:
     if rejection is not None:
         raise StrategyError(rejection.message)
     book = PriceBook(problem=problem)
-    evaluation = evaluate(book, strategy, book.layouts(strategy)[0])
+    evaluation = evaluate(book, strategy, _layout_of(book, strategy))
     return book, Ranked(
         evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
     )
+
+
+def _layout_of(book: PriceBook, strategy: Strategy) -> LayoutSolution:
+    """Return the fastest layout that fits, as the search takes it; if none does, the leanest."""
+    overflows: list[tuple[float, int, LayoutSolution]] = []
+    for layout in book.layouts(strategy):
+        _, overflow_bytes = evaluate_memory(book, strategy, layout)
+        if overflow_bytes <= 0:
+            return layout
+        overflows.append((overflow_bytes, len(overflows), layout))
+    return min(overflows, key=lambda found: found[:2])[2]
 
 
 def simulate(options: Options, *, detail: str = "folded") -> tuple[Plan, Timeline]:
@@ -169,11 +192,11 @@ def simulate(options: Options, *, detail: str = "folded") -> tuple[Plan, Timelin
     return plan_of_strategy(book, ranked), timeline
 
 
-def options_of_plan(plan: Plan, *, cluster: str | None = None) -> Options:
-    """Return the options that would make a plan again."""
-    return Options(
+def options_of_plan(plan: Plan, *, changes: Mapping[str, Any] | None = None) -> Options:
+    """Return the options that would make a plan again, with changes that are not None."""
+    options = Options(
         model=plan.model.source,
-        cluster=cluster or plan.cluster.name,
+        cluster=plan.cluster.name,
         global_batch=plan.workload.global_batch_size,
         seq_len=plan.workload.sequence_length,
         precision=plan.workload.precision,
@@ -183,6 +206,31 @@ def options_of_plan(plan: Plan, *, cluster: str | None = None) -> Options:
         software=plan.software,
         strategy=plan.strategy,
     )
+    return replace(options, **{k: v for k, v in (changes or {}).items() if v is not None})
+
+
+def simulate_plan(
+    path: str | Path, *, changes: Mapping[str, Any] | None = None, detail: str = "folded"
+) -> tuple[Plan, Timeline]:
+    """Score a plan file again, with changed options where the user gives some.
+
+    Raises
+    ------
+    PlanError
+        If the model is no longer the one that was planned.
+    """
+    loaded = load_plan(path)
+    options = options_of_plan(loaded, changes=changes)
+    if options.cluster == loaded.cluster.name:
+        _check_cluster_is_found(path, options.cluster)
+    made, timeline = simulate(options, detail=detail)
+    then, now = loaded.model.num_parameters, made.model.num_parameters
+    if then != now:
+        raise PlanError(
+            f"{path}: planned for {loaded.model.source} with {then:,} parameters, which now has "
+            f"{now:,}; make the plan anew with 'paraplan plan'"
+        )
+    return made, timeline
 
 
 def is_plan_file(text: str) -> bool:
@@ -190,11 +238,20 @@ def is_plan_file(text: str) -> bool:
     return text.endswith(".json") and not text.startswith("hf:")
 
 
-def timeline_of_plan(path: Path) -> tuple[Plan, Timeline]:
-    """Read a plan and replay it."""
-    loaded = load_plan(path)
-    _, timeline = simulate(options_of_plan(loaded))
-    return loaded, timeline
+def _check_cluster_is_found(path: str | Path, cluster: str) -> None:
+    """Refuse a plan whose cluster was a file: a plan holds names, no paths of a machine."""
+    try:
+        load_cluster(cluster)
+    except ProfileError as error:
+        raise PlanError(
+            f"{path}: its cluster cannot be found ({error}); give its file with --cluster"
+        ) from None
+
+
+def timeline_of_plan(path: Path, *, cluster: str | None = None) -> tuple[Plan, Timeline]:
+    """Read a plan and replay it, on the file of its cluster where that is no shipped one."""
+    _, timeline = simulate_plan(path, changes={"cluster": cluster})
+    return load_plan(path), timeline
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from paraplan.console import print_json, print_text
 
 KINDS = ("device", "link", "cluster", "software")
 GIGA = 1e9
+MEGA = 1e6
 
 
 def show_profiles(name: str | None, *, as_json: bool) -> None:
@@ -51,9 +52,10 @@ def _print_field(key: str, value: Any, indent: int = 0) -> None:
 
 def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_json: bool) -> None:
     """Show units, operators, parameters, FLOPs and memory of a traced model."""
-    from paraplan.planning import trace
+    from paraplan.planning import at_least_one, trace
     from planner.graph_math import trace_summary
 
+    at_least_one("--global-batch", batch_size)
     graph = trace(model, sequence_length=sequence_length)
     rows = [asdict(row) for row in trace_summary(graph, batch_size=batch_size)]
     if as_json:
@@ -80,22 +82,30 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
         f"{graph.graph.number_of_nodes()} operators in {len(graph.units)} units, "
         f"batch {batch_size} x {graph.sequence_length} positions"
     )
-    table = Table(box=None, header_style="bold")
-    for column in rows[0]:
-        table.add_column(
-            str(column), justify="left" if isinstance(rows[0][column], str) else "right"
-        )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("unit")
+    for title in (
+        "times",
+        "operators",
+        "parameters",
+        "forward GFLOP",
+        "backward GFLOP",
+        "saved MB",
+    ):
+        table.add_column(title, justify="right")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(
+            row["name"],
+            f"{row['count']}",
+            f"{row['num_operators']}",
+            f"{row['num_parameters']:,}",
+            f"{row['forward_flops'] / GIGA:,.1f}",
+            f"{row['backward_flops'] / GIGA:,.1f}",
+            f"{row['saved_bytes'] / MEGA:,.1f}",
+        )
     console.print(table)
     for warning in graph.warnings:
         console.print(f"warning: {warning.subject}: {warning.message}", style="yellow")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def validate_verb(*, as_json: bool) -> None:

@@ -18,7 +18,7 @@ def _make_options(values: dict[str, Any]) -> Any:
 
     for key, flag in REQUIRED.items():
         if values.get(key) is None:
-            raise StrategyError(f"{flag} is missing; give one, see 'paraplan plan --help'")
+            raise StrategyError(f"{flag} is missing; give one, see --help of the verb")
     return Options(**{key: value for key, value in values.items() if value is not None})
 
 
@@ -84,8 +84,8 @@ def _print_plan(plan: Any) -> None:
 
 def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_json: bool) -> None:
     """Score exactly one strategy."""
-    from paraplan.planning import is_plan_file, options_of_plan, simulate, write_text
-    from planner.plan import load_plan, plan_to_json
+    from paraplan.planning import is_plan_file, simulate, simulate_plan, write_text
+    from planner.plan import plan_to_json
 
     if detail not in ("folded", "full"):
         raise StrategyError(f"--detail is {detail!r}; expected folded or full")
@@ -93,10 +93,10 @@ def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_j
     if model is None:
         raise StrategyError("MODEL is missing; give a model, a plan file or --cases FILE")
     if is_plan_file(model):
-        options = options_of_plan(load_plan(model), cluster=values["cluster"])
+        changes = {key: value for key, value in values.items() if key != "model"}
+        made, timeline = simulate_plan(model, changes=changes, detail=detail)
     else:
-        options = _make_options(values)
-    made, timeline = simulate(options, detail=detail)
+        made, timeline = simulate(_make_options(values), detail=detail)
     if out is not None:
         from simulator.exports.chrome import chrome_json
 
@@ -151,20 +151,21 @@ def _case(line: str) -> dict[str, Any]:
     return answer
 
 
-def report_verb(plan_file: Path, *, out: Path | None) -> None:
+def report_verb(plan_file: Path, *, cluster: str | None, out: Path | None) -> None:
     """Write the report of a plan file again."""
-    from planner.report.markdown import write_markdown_report
-
     from hardware_profiles import load_cluster
     from paraplan.planning import timeline_of_plan
     from planner.report.html import write_html_report
+    from planner.report.markdown import write_markdown_report
 
     target = out or plan_file.with_name("report.html")
     if target.suffix not in (".html", ".md"):
         raise StrategyError(f"--out is {target}; expected a name ending in .html or .md")
-    plan, timeline = timeline_of_plan(plan_file)
+    plan, timeline = timeline_of_plan(plan_file, cluster=cluster)
     if target.suffix == ".md":
         write_markdown_report(plan, target)
     else:
-        write_html_report(plan, timeline, target, cluster=load_cluster(plan.cluster.name))
+        write_html_report(
+            plan, timeline, target, cluster=load_cluster(cluster or plan.cluster.name)
+        )
     print_text(f"Written: {target}")
