@@ -10,7 +10,7 @@ from hardware_profiles.interconnect import Fabric
 from planner.errors import NoFeasiblePlanError
 from planner.evaluation import evaluate
 from planner.layouts.explain import layer_regrets
-from planner.problem import PriceBook, Problem
+from planner.problem import PriceBook, Problem, layout_key
 from planner.search import Ranked, SearchResult, search
 
 NOISE = 0.03
@@ -93,7 +93,8 @@ def _binding(result: SearchResult) -> str:
         stage = int(best.memory.peak_bytes.argmax())
         return f"memory: stage {stage} uses {share:.0%} of its device"
     if memory:
-        return f"memory rejected {memory} of {result.num_candidates} candidates; this one uses {share:.0%}"
+        counted = f"{memory} of {result.num_candidates}"
+        return f"memory rejected {counted} candidates; this one uses {share:.0%}"
     return f"none: memory is {share:.0%} full, time alone decides"
 
 
@@ -171,14 +172,19 @@ def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
 
 
 def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
-    """Return the step time of the same strategy on a machine that is twice as good in one way."""
+    """Return the step time of the same strategy on a machine that is twice as good in one way.
+
+    Layouts stay as planned. Stages of unlike devices are cut anew for the new speeds, and where
+    that cut turns out worse the old one would be kept, so that no gain is below zero.
+    """
     problem, evaluation = book.problem, ranked.evaluation
+    planned = {layout_key(evaluation.strategy): (evaluation.layout,)}
     base = evaluation.step.step_time_s
     found = []
     for change, cluster in _better_clusters(problem.cluster):
-        other = PriceBook(problem=replace_cluster(problem, cluster))
-        again = evaluate(other, evaluation.strategy, other.layouts(evaluation.strategy)[0])
-        scaled = ranked.step_time_s * again.step.step_time_s / base
+        other = PriceBook(problem=replace_cluster(problem, cluster), _layouts=dict(planned))
+        again = evaluate(other, evaluation.strategy, evaluation.layout)
+        scaled = ranked.step_time_s * min(1.0, again.step.step_time_s / base)
         found.append(
             {"change": change, "step_time_s": scaled, "gain": 1.0 - scaled / ranked.step_time_s}
         )

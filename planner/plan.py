@@ -29,7 +29,7 @@ class PlannedModel(_Frozen):
     name: str
     num_parameters: int
     content_key: str
-    """Hash of the traced graph; a plan for a changed model file is refused."""
+    """Hash of the model's source and of the versions that traced it."""
 
 
 class PlannedWorkload(_Frozen):
