@@ -39,11 +39,13 @@ def trace_source(
         tell("building the model without weights")
         with _no_init(), ScalarAnswers() as scalars:
             module = source.build()
-        prepare(module)
         with fake:
             batch = source.make_batch(TRACED_BATCH_SIZE, sequence_length, 0)
         tell("tracing the forward pass")
-        tracer, runner, symbols = run_recorded(module, batch, source, sequence_length, fold=fold)
+        with prepared(module):
+            tracer, runner, symbols = run_recorded(
+                module, batch, source, sequence_length, fold=fold
+            )
         tell("assembling the graph")
         for subject, message in scalars.warnings:
             tracer.warn(subject, message)
@@ -84,19 +86,39 @@ def _no_init() -> Iterator[None]:
         yield
 
 
-def prepare(module: nn.Module) -> None:
-    """Tie weights, drop caches, choose fused attention and grouped experts."""
+@contextmanager
+def prepared(module: nn.Module) -> Iterator[None]:
+    """Tie weights, and for the trace alone drop caches and choose grouped experts.
+
+    The configuration may be shared with the next model that its owner builds, so it is given back
+    as it was.
+    """
     tie = getattr(module, "tie_weights", None)
     if callable(tie):
         tie()
-    for child in module.modules():
-        config = getattr(child, "config", None)
-        if config is None:
-            continue
-        for name, value in (("use_cache", False), ("_experts_implementation", "grouped_mm")):
-            if hasattr(config, name):
-                setattr(config, name, value)
+    wanted: dict[str, Any] = {"use_cache": False}
+    can_group = getattr(module, "_can_set_experts_implementation", None)
+    if callable(can_group) and can_group():
+        wanted["_experts_implementation"] = "grouped_mm"
+    configs = {
+        id(child.config): child.config
+        for child in module.modules()
+        if getattr(child, "config", None) is not None
+    }
+    before = [
+        (config, name, getattr(config, name))
+        for config in configs.values()
+        for name in wanted
+        if hasattr(config, name)
+    ]
+    for config, name, _ in before:
+        setattr(config, name, wanted[name])
     module.train()
+    try:
+        yield
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
 
 
 def run_recorded(
