@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from planner.graph import ModelGraph, Operator, OperatorIndex
 from planner.layouts.flows import expert_operators
-from planner.layouts.sizes import num_elements, permuted_labels
+from planner.layouts.sizes import num_elements, permuted_labels, position_labels
 
 LIGHT_KINDS = frozenset({"normalization", "softmax", "elementwise", "reduction", "pooling"})
 """Operators between products: they follow, sequence parallelism is about them."""
@@ -66,14 +66,14 @@ def candidate_labels(
         operator, sizes, axis_size
     )
     hidden = _head_widths(graph)
-    if operator.kind in LIGHT_KINDS:
+    if operator.kind in (*LIGHT_KINDS, "permutation"):
         hidden |= _normalized_labels(graph)
     for index in operator.indices:
         if index.label in labels or not _splits_evenly(graph, index, axis_size, sizes):
             continue
         if index.label == graph.batch_label:
             offered = allow_batch and _batch_is_offered(operator, index)
-        elif index.label in graph.sequence_labels:
+        elif index.label in position_labels(graph):
             is_allowed = sequence_parallel is None or (
                 sequence_parallel and (follows or operator.kind == "loss")
             )
@@ -84,7 +84,7 @@ def candidate_labels(
             labels.append(index.label)
     labels.extend(_expert_pass_through(graph, operator, axis_size=axis_size, sizes=sizes))
     follows_sequence = (
-        bool(sequence_parallel) and follows and bool(set(labels) & set(graph.sequence_labels))
+        bool(sequence_parallel) and follows and bool(set(labels) & position_labels(graph))
     )
     is_megatron = sequence_parallel is not None and not allow_batch
     is_forced = follows_sequence or (
@@ -104,22 +104,24 @@ def _without_samples(
 ) -> tuple[str | None, ...]:
     """Return the choices of an operator that is the same for all samples (a position table).
 
-    It may follow a split of positions. Otherwise every rank runs it whole; where the samples are
-    split around it, its gradient may stay a partial sum down to its parameters, which is what the
-    batch label says here.
+    It may follow a split of positions or heads around it. Otherwise every rank runs it whole; where
+    the samples are split around it, its gradient may stay a partial sum down to its parameters,
+    which is what the batch label says here.
     """
     labels: list[str | None] = []
     is_even = sizes[graph.batch_label] % axis_size == 0 and not permuted_labels(operator)
     if allow_batch and is_even:
         labels.append(graph.batch_label)
-    if allow_sequence:
-        labels.extend(
-            index.label
-            for index in operator.indices
-            if index.label in graph.sequence_labels
-            and index.kind == "free"
-            and _splits_evenly(graph, index, axis_size, sizes)
-        )
+    excluded = _head_widths(graph) | _normalized_labels(graph)
+    if not allow_sequence:
+        excluded |= position_labels(graph)
+    labels.extend(
+        index.label
+        for index in operator.indices
+        if index.kind == "free"
+        and index.label not in excluded
+        and _splits_evenly(graph, index, axis_size, sizes)
+    )
     return (*labels, None)
 
 

@@ -66,6 +66,13 @@ def unit_terms(
     ------
     StrategyError
         If the layout splits an index that is not divisible here.
+
+    Notes
+    -----
+    A tensor kept for backward is kept as its producer holds it. Where a product reads it gathered,
+    the shard is kept and gathered again before the weight gradient; that second gather runs beside
+    the product for the input gradient (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2)
+    and is not listed among the collectives. Torch's own layers keep the gathered tensor instead.
     """
     terms = all_unit_terms(
         graph, layout=layout, context_parallel_size=context_parallel_size,

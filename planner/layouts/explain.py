@@ -11,6 +11,7 @@ from planner.graph import ModelGraph
 from planner.layouts.costs import setting_of
 from planner.layouts.elimination import min_marginals
 from planner.layouts.problem import build_problem
+from planner.layouts.sizes import position_labels
 from planner.layouts.solve import weighted_factors
 from planner.layouts.terms import LayoutSolution
 from planner.mesh import MeshShape
@@ -56,7 +57,7 @@ def name_choice(graph: ModelGraph, operator: str, label: str | None) -> str:
         return "replicated"
     if label == graph.batch_label:
         return "data parallel"
-    if label in graph.sequence_labels:
+    if label in position_labels(graph):
         return "sequence parallel"
     everywhere = _roles(graph).get(label, frozenset())
     for role, words in _WORDS.items():

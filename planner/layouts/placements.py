@@ -16,6 +16,7 @@ from planner.layouts.flows import (
     wanted_layout,
 )
 from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard, shard_label
+from planner.layouts.sizes import position_labels
 from planner.layouts.terms import LayoutSolution
 from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
 
@@ -254,7 +255,7 @@ def _check_attention(graph: ModelGraph, solution: LayoutSolution, draft: _Draft)
     """Refuse what the executor's attention cannot run: a split of the queries' positions."""
     for name, choice in solution.choices.items():
         operator = graph.operator(name)
-        if operator.kind == "attention" and choice in graph.sequence_labels:
+        if operator.kind == "attention" and choice in position_labels(graph):
             draft.problems.append(
                 f"{name}: splits positions inside attention, which needs context parallelism"
             )

@@ -39,6 +39,18 @@ def key_labels(graph: ModelGraph) -> frozenset[str]:
     )
 
 
+@lru_cache(maxsize=64)
+def position_labels(graph: ModelGraph) -> frozenset[str]:
+    """Return labels of positions: the sequence, and those of whatever else attends (a decoder)."""
+    return frozenset(graph.sequence_labels) | {
+        index.label
+        for _, operator in graph.graph.nodes(data="operator")
+        if operator.kind == "attention"
+        for index in operator.indices
+        if index.role == "query"
+    }
+
+
 def local_sizes(
     graph: ModelGraph, *, microbatch_size: int, context_parallel_size: int
 ) -> dict[str, float]:
