@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.layouts.terms import LayoutSolution
 from planner.lowering import StepCosts
@@ -18,6 +19,8 @@ from planner.stage_memory import (
 from planner.step_time import StepTime, action_times, end_times, step_time, transfer_time
 from planner.strategy import Strategy
 from simulator.closed_form import in_flight_microbatches
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +108,7 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
             recompute=strategy.recompute,
             mesh=mesh,
             num_microbatches=num_microbatches,
-            gradient_overlap=software.overlap_gradient_sync,
+            tail_s=software.overlap_gradient_sync * actions.backward_compute_s,
             sync_slowdown=software.compute_slowdown - 1.0,
             is_training=workload.is_training,
             resting_memory_bytes=resting,
@@ -125,20 +128,10 @@ def evaluate_memory(
     mesh = mesh_of(strategy, devices_per_node=problem.cluster.devices_per_node)
     num_microbatches = problem.workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
     stages = book.stages(strategy, layout, mesh=mesh)
-    training = problem.workload.is_training
-    whole = strategy.sharding in ("gradients", "parameters") and mesh.pp > 1
-    terms = state_memory(
-        stages, mesh=mesh, sharding=strategy.sharding, state=problem.state,
-        keeps_whole_gradients=whole and training,
-    )  # fmt: skip
-    in_flight = in_flight_microbatches(
-        strategy.schedule, np.arange(mesh.pp), num_stages=mesh.pp,
-        num_microbatches=num_microbatches, virtual_stages=strategy.virtual_stages,
-    )  # fmt: skip
-    terms |= activation_memory(
-        stages, pipeline_size=mesh.pp, recompute=strategy.recompute,
-        in_flight=np.asarray(in_flight, dtype=np.float64), is_training=training,
-    )  # fmt: skip
+    terms = _state_part(book, strategy, stages, mesh=mesh)
+    terms = terms | _activation_part(
+        book, strategy, stages, mesh=mesh, num_microbatches=num_microbatches
+    )
     terms |= overhead_memory(
         terms, stages=stages, mesh=mesh, software=problem.software,
         device_kind=problem.cluster.device.kind,
@@ -146,3 +139,47 @@ def evaluate_memory(
     memory = StageMemory(terms=terms)
     overflow = (memory.peak_bytes - np.array(book.capacity_bytes(mesh))).max()
     return memory, float(overflow)
+
+
+def _state_part(
+    book: PriceBook, strategy: Strategy, stages: StageCosts, *, mesh: MeshShape
+) -> dict[str, Floats]:
+    key = (id(stages), mesh, strategy.sharding)
+    if key not in book.memory_parts:
+        whole = strategy.sharding in ("gradients", "parameters") and mesh.pp > 1
+        book.memory_parts[key] = state_memory(
+            stages,
+            mesh=mesh,
+            sharding=strategy.sharding,
+            state=book.problem.state,
+            keeps_whole_gradients=whole and book.problem.workload.is_training,
+        )
+    return book.memory_parts[key]
+
+
+def _activation_part(
+    book: PriceBook,
+    strategy: Strategy,
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    num_microbatches: int,
+) -> dict[str, Floats]:
+    flags = (strategy.schedule, strategy.virtual_stages, strategy.recompute)
+    key = (id(stages), mesh, num_microbatches, flags)
+    if key not in book.memory_parts:
+        in_flight = in_flight_microbatches(
+            strategy.schedule,
+            np.arange(mesh.pp),
+            num_stages=mesh.pp,
+            num_microbatches=num_microbatches,
+            virtual_stages=strategy.virtual_stages,
+        )
+        book.memory_parts[key] = activation_memory(
+            stages,
+            pipeline_size=mesh.pp,
+            recompute=strategy.recompute,
+            in_flight=np.asarray(in_flight, dtype=np.float64),
+            is_training=book.problem.workload.is_training,
+        )
+    return book.memory_parts[key]

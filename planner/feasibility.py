@@ -61,6 +61,12 @@ def _tensor(problem: Problem, strategy: Strategy) -> Rejection | None:
                 reason="divisibility",
                 message=f"tp={tp} does not divide {name}={limit}; use {', '.join(divisors)}",
             )
+    if strategy.layout == "mixed" and strategy.microbatch_size % tp:
+        return Rejection(
+            reason="divisibility",
+            message=f"layout=mixed needs a microbatch that tp={tp} divides; "
+            f"microbatch is {strategy.microbatch_size}",
+        )
     length = problem.graph.sequence_length
     if strategy.sequence_parallel and length % tp:
         return Rejection(

@@ -6,7 +6,10 @@ starts only when all members of its group have reached it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
@@ -15,6 +18,7 @@ from planner.strategy import Recompute, Schedule
 from simulator.program import Program, Stream, Task
 from simulator.schedules import Action, schedule_actions
 
+Floats = NDArray[np.float64]
 STREAM_OF_CATEGORY: Mapping[str, Stream] = {
     "tensor": "tensor",
     "context": "tensor",
@@ -35,13 +39,35 @@ class StepCosts:
     recompute: Recompute
     mesh: MeshShape
     num_microbatches: int
-    gradient_overlap: float
-    """Share of the last backward under which gradient reduction may run [1]."""
+    tail_s: Floats
+    """Part of each stage's last backward under which gradient reduction may run [s]."""
     sync_slowdown: float
     """Extra compute per second of hidden reduction [1]."""
     is_training: bool
     resting_memory_bytes: tuple[float, ...]
     """Per pipeline rank [B]."""
+
+
+def merged(costs: StepCosts) -> StepCosts:
+    """Return the same costs with exposed communication counted as compute: fewer tasks, same time."""
+    actions = costs.actions
+
+    def add(compute: Floats, comm: Mapping[str, Floats]) -> Floats:
+        return sum((v for k, v in comm.items() if k != "pipeline"), compute)
+
+    def keep(comm: Mapping[str, Floats]) -> dict[str, Floats]:
+        return {k: v for k, v in comm.items() if k == "pipeline"}
+
+    return replace(
+        costs,
+        actions=replace(
+            actions,
+            forward_compute_s=add(actions.forward_compute_s, actions.forward_comm_s),
+            backward_compute_s=add(actions.backward_compute_s, actions.backward_comm_s),
+            forward_comm_s=keep(actions.forward_comm_s),
+            backward_comm_s=keep(actions.backward_comm_s),
+        ),
+    )
 
 
 @dataclass(kw_only=True)
@@ -171,7 +197,7 @@ def _add_action(builder: _Builder, action: Action) -> None:
         if duration_s > 0 and category != "pipeline":
             ends = _add_collective(builder, action, category, duration_s, ends)
     if last_backward:
-        ends = _add_tails(builder, action, compute_s=compute_s, ends=ends)
+        ends = _add_tails(builder, action, ends)
     for replica, end in ends.items():
         _add_transfer(builder, action, replica=replica, end=end, blocking_s=comm.get("pipeline", 0))
 
@@ -199,7 +225,7 @@ def _add_compute(
     saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
     transient = float(costs.stages.transient_bytes[costs.recompute][action.stage])
     keeps = saved if costs.is_training else 0.0
-    overlap = costs.gradient_overlap * duration_s if splits else 0.0
+    overlap = float(costs.tail_s[action.stage]) if splits else 0.0
     return builder.add(
         Task(
             name=f"{action.stage}{action.kind}{action.microbatch}",
@@ -217,9 +243,7 @@ def _add_compute(
     )
 
 
-def _add_tails(
-    builder: _Builder, action: Action, *, compute_s: float, ends: Mapping[int, int]
-) -> dict[int, int]:
+def _add_tails(builder: _Builder, action: Action, ends: Mapping[int, int]) -> dict[int, int]:
     """Add the part of the last backward under which gradient reduction may already run."""
     costs = builder.costs
     saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
@@ -235,7 +259,7 @@ def _add_tails(
                 rank=rank,
                 stream="compute",
                 kind="compute",
-                duration_s=costs.gradient_overlap * compute_s + costs.sync_slowdown * hidden,
+                duration_s=float(costs.tail_s[action.stage]) + costs.sync_slowdown * hidden,
                 depends_on=(end,),
                 memory_at_end_bytes=-saved,
                 category="backward",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.device import DeviceProfile
@@ -21,6 +22,7 @@ from planner.state_memory import FP32_BYTES, StateBytes, state_bytes
 from planner.strategy import Sharding, Strategy
 from planner.workload import Workload
 
+Floats = NDArray[np.float64]
 MEMORY_WEIGHTS_S_PER_BYTE = (0.0, 1e-12, 1e-11, 1e-10)
 """Lagrange weights on memory that give one layout each [s/B]; duplicates are dropped."""
 
@@ -82,6 +84,8 @@ class PriceBook:
     _items: dict[tuple[object, ...], ItemCosts] = field(default_factory=dict)
     _stages: dict[tuple[object, ...], StageCosts] = field(default_factory=dict)
     _syncs: dict[tuple[object, ...], SyncTimes] = field(default_factory=dict)
+    memory_parts: dict[tuple[object, ...], dict[str, Floats]] = field(default_factory=dict)
+    """Memory terms that candidates share, kept by :mod:`planner.evaluation`."""
 
     def layouts(self, strategy: Strategy) -> tuple[LayoutSolution, ...]:
         """Return the layouts worth trying for a strategy, cheapest in time first."""
@@ -148,9 +152,10 @@ class PriceBook:
         return self._stages[key]
 
     def _devices_of_stages(self, mesh: MeshShape) -> list[list[DeviceProfile]]:
+        """Return the kinds of device per pipeline rank, or once where all ranks have the same."""
         cluster = self.problem.cluster
         if not cluster.is_mixed:
-            return [[cluster.device]] * mesh.pp
+            return [[cluster.device]]
         size = mesh.stage_ranks
         return [
             list(
@@ -163,10 +168,11 @@ class PriceBook:
 
     def capacity_bytes(self, mesh: MeshShape) -> list[float]:
         """Return the smallest device memory of each pipeline rank [B]."""
-        return [
+        least = [
             min(device.memory_bytes for device in devices)
             for devices in self._devices_of_stages(mesh)
         ]
+        return least * mesh.pp if len(least) == 1 else least
 
     def sync(
         self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape, sharding: Sharding
@@ -203,7 +209,7 @@ def _assemble(
     """Return stage costs where stage ``i`` takes its times from rank ``i % p``."""
     first = per_rank[0]
     total = first.forward_s + first.backward_s + first.comm_s("forward") + first.comm_s("backward")
-    if all(costs is first for costs in per_rank):
+    if len(per_rank) == 1:
         return stage_costs(first, stage_cuts(graph, total, num_stages=num_stages))
     speeds = np.array([1.0 / (c.forward_s.sum() + c.backward_s.sum()) for c in per_rank])
     speeds = np.tile(speeds / speeds.max(), num_stages // pipeline_size)

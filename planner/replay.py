@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 from planner.evaluation import Evaluation
-from planner.lowering import lower
+from planner.lowering import lower, merged
 from simulator.analysis import makespan_s
 from simulator.engine import simulate
 from simulator.timeline import Timeline
 
 MAX_ACTIONS = 6_000
 """Forwards and backwards beyond which a folded replay is extrapolated [1]."""
-STEADY_FACTOR = 2
-"""Microbatches per pipeline rank after which every schedule is steady [1]."""
+SHOWN_FACTOR = 2
+"""Microbatches per pipeline rank that a drawn timeline shows of a long pipeline [1]."""
 
 
 def replay(evaluation: Evaluation, *, detail: str = "folded") -> Timeline:
@@ -24,23 +24,26 @@ def replay_step_time(evaluation: Evaluation) -> float:
 
     A pipeline with more than :data:`MAX_ACTIONS` actions is replayed twice with fewer microbatches;
     in the steady state each further one adds the same time, which tests hold against full replays.
+    1F1B is steady after as many microbatches as ranks; Megatron's interleaving warms up differently
+    for exactly that many, so it starts from twice as many.
     """
     full = evaluation.num_microbatches
     stages = evaluation.stages.num_stages
     if 2 * full * stages <= MAX_ACTIONS:
-        return makespan_s(replay(evaluation)) * evaluation.straggler_factor
-    period = evaluation.mesh.pp
-    first = STEADY_FACTOR * period
-    second = first + period
+        return _with_microbatches(evaluation, full) * evaluation.straggler_factor
+    warm = 2 if evaluation.strategy.schedule == "interleaved" else 1
+    first = warm * evaluation.mesh.pp
+    second = first + evaluation.mesh.pp
     if second >= full:
-        return makespan_s(replay(evaluation)) * evaluation.straggler_factor
+        return _with_microbatches(evaluation, full) * evaluation.straggler_factor
     short, longer = (_with_microbatches(evaluation, count) for count in (first, second))
     slope = (longer - short) / (second - first)
     return (longer + slope * (full - second)) * evaluation.straggler_factor
 
 
 def _with_microbatches(evaluation: Evaluation, count: int) -> float:
-    return makespan_s(simulate(lower(replace(evaluation.costs, num_microbatches=count))))
+    costs = replace(merged(evaluation.costs), num_microbatches=count)
+    return makespan_s(simulate(lower(costs)))
 
 
 def shown_timeline(evaluation: Evaluation, *, detail: str = "folded") -> tuple[Timeline, int]:
@@ -48,6 +51,6 @@ def shown_timeline(evaluation: Evaluation, *, detail: str = "folded") -> tuple[T
     full = evaluation.num_microbatches
     if detail == "full" or 2 * full * evaluation.stages.num_stages <= MAX_ACTIONS:
         return replay(evaluation, detail=detail), full
-    shown = min(full, STEADY_FACTOR * evaluation.mesh.pp)
+    shown = min(full, SHOWN_FACTOR * evaluation.mesh.pp)
     costs = replace(evaluation.costs, num_microbatches=shown)
     return simulate(lower(costs, detail=detail)), shown

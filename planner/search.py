@@ -17,8 +17,8 @@ from planner.space import Core, cores, divisors, microbatch_sizes, recomputes, s
 from planner.strategy import Recompute, Strategy, check_strategy
 
 Objective = Literal["time", "cost", "devices"]
-NUM_FINALISTS = 12
-CLASS_MARGIN = 1.15
+NUM_FINALISTS = 8
+CLASS_MARGIN = 1.05
 """The best two of every class within this factor of the leader are replayed too."""
 Progress = Callable[[str, int, int], None]
 

@@ -82,11 +82,15 @@ def _expert_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) 
 
 
 def _layouts(problem: Problem, *, tp: int, fixed: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Return (layout, sequence parallel) worth trying.
+
+    Norms on shards of the sequence cost no more communication and less memory and compute
+    (arXiv:2205.05198, section 4.2.2), so sequence parallelism is left out only on request.
+    """
     if tp == 1:
         return [("tensor", False)]
     sequence = bool(problem.graph.sequence_labels) and problem.graph.sequence_length % tp == 0
-    found = [("tensor", True)] if sequence else []
-    found += [("tensor", False), ("mixed", False)]
+    found = [("tensor", sequence and fixed.get("sequence_parallel", True)), ("mixed", False)]
     return [
         (layout, parallel)
         for layout, parallel in found

@@ -1,5 +1,8 @@
 """Where to cut the sequence of units into pipeline stages."""
 
+from bisect import bisect_right
+from itertools import accumulate
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +10,10 @@ from planner.graph import ModelGraph
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+BISECTION_SHARE = 1e-7
+"""Width, as a share of the total, at which the bisection stops [1]."""
+ROUNDING = 1e-12
+"""Slack for sums of floats [1]."""
 
 
 def item_units(graph: ModelGraph) -> Ints:
@@ -35,7 +42,7 @@ def balanced_cuts(
 ) -> Ints:
     """Return stage starts that minimise the largest stage time.
 
-    Bisection on the limit with a greedy fill, exact to 1e-9 of the total; every stage holds at least
+    Bisection on the limit with a greedy fill, exact to 1e-7 of the total; every stage holds at least
     one item.
 
     Parameters
@@ -59,11 +66,11 @@ def balanced_cuts(
     num_items = len(item_time_s)
     if num_stages > num_items:
         raise ValueError(f"{num_stages} stages for {num_items} items")
-    prefix = np.concatenate(([0.0], np.cumsum(item_time_s)))
-    speed = np.ones(num_stages) if stage_speed is None else stage_speed
-    low, high = prefix[-1] / num_stages, prefix[-1] / speed.min()
+    prefix = [0.0, *accumulate(item_time_s.tolist())]
+    speed = [1.0] * num_stages if stage_speed is None else stage_speed.tolist()
+    low, high = prefix[-1] / num_stages, prefix[-1] / min(speed)
     best = _fill(prefix, high, speed)
-    while high - low > 1e-9 * prefix[-1]:
+    while high - low > BISECTION_SHARE * prefix[-1]:
         middle = (low + high) / 2
         cuts = _fill(prefix, middle, speed)
         if cuts is None:
@@ -72,25 +79,23 @@ def balanced_cuts(
             best, high = cuts, middle
     if best is None:
         raise ValueError("no partition within the total")
-    return best
+    return np.array(best, dtype=np.int64)
 
 
-def _fill(prefix: Floats, limit: float, speed: Floats) -> Ints | None:
+def _fill(prefix: list[float], limit: float, speed: list[float]) -> list[int] | None:
     """Fill stages greedily up to a limit; None if the items do not fit."""
     num_items, num_stages = len(prefix) - 1, len(speed)
     starts = [0]
-    slack = limit * (1 + 1e-12) * speed
-    while len(starts) < num_stages:
-        start = starts[-1]
-        reach = prefix[start] + slack[len(starts) - 1]
-        stop = int(np.searchsorted(prefix, reach, side="right")) - 1
-        stop = min(stop, num_items - (num_stages - len(starts)))
-        if stop <= start:
+    slack = limit * (1 + ROUNDING)
+    for stage in range(num_stages - 1):
+        reach = prefix[starts[-1]] + slack * speed[stage]
+        stop = min(bisect_right(prefix, reach) - 1, num_items - (num_stages - 1 - stage))
+        if stop <= starts[-1]:
             return None
         starts.append(stop)
-    if prefix[-1] - prefix[starts[-1]] > slack[-1]:
+    if prefix[-1] - prefix[starts[-1]] > slack * speed[-1]:
         return None
-    return np.array(starts, dtype=np.int64)
+    return starts
 
 
 def stage_cuts(

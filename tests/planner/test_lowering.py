@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planner.lowering import StepCosts, lower
+from planner.lowering import StepCosts, lower, merged
 from planner.mesh import MeshShape
 from planner.stage_costs import RECOMPUTE_MODES, StageCosts
 from planner.step_time import ActionTimes, EndTimes, step_time
@@ -70,7 +70,7 @@ def costs(
         recompute="none",
         mesh=MeshShape(pp=pp, dp=dp, cp=1, tp=tp, ep=1, devices_per_node=8),
         num_microbatches=m,
-        gradient_overlap=overlap,
+        tail_s=overlap * 2 * ones,
         sync_slowdown=0.0,
         is_training=True,
         resting_memory_bytes=(1000.0,) * pp,
@@ -140,6 +140,13 @@ def test_unfolded_equals_folded() -> None:
     assert full.num_ranks == 8
     assert makespan_s(full) == pytest.approx(makespan_s(folded), rel=1e-12)
     assert peak_memory_bytes(full)[::4] == peak_memory_bytes(folded)
+
+
+def test_merged_costs_take_the_same_time() -> None:
+    value = costs(pp=3, m=7, dp=2, tensor_s=0.25, sync_s=3.0, overlap=0.5, send_s=0.125)
+    program = lower(merged(value))
+    assert len(program.tasks) < len(lower(value).tasks)
+    assert makespan_s(simulate(program)) == pytest.approx(makespan_s(simulate(lower(value))))
 
 
 def test_memory_counts_microbatches_in_flight() -> None:
