@@ -9,7 +9,8 @@ from hardware_profiles.errors import ParaplanError
 from paraplan.console import one_line, print_json, print_text, progress_bar
 from planner.errors import StrategyError
 
-REQUIRED = {"cluster": "--cluster", "global_batch": "--global-batch"}
+REQUIRED = {"model": "MODEL", "cluster": "--cluster", "global_batch": "--global-batch"}
+WHOLE_NUMBERS = ("global_batch", "seq_len")
 OBJECTIVES = ("time", "cost", "devices")
 
 
@@ -19,7 +20,13 @@ def _make_options(values: dict[str, Any]) -> Any:
     for key, flag in REQUIRED.items():
         if values.get(key) is None:
             raise StrategyError(f"{flag} is missing; give one, see --help of the verb")
-    return Options(**{key: value for key, value in values.items() if value is not None})
+    given = {key: value for key, value in values.items() if value is not None}
+    for key, value in given.items():
+        wanted = int if key in WHOLE_NUMBERS else str
+        if type(value) is not wanted:
+            what = "a whole number" if wanted is int else "text"
+            raise StrategyError(f"{key} is {value!r}; expected {what}")
+    return Options(**given)
 
 
 def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: bool) -> None:
@@ -134,16 +141,12 @@ def _case(line: str) -> dict[str, Any]:
             raise StrategyError(
                 f"unknown key '{unknown[0]}'; expected {', '.join(OPTION_NAMES)} or id"
             )
-        options: Options = _make_options(
-            {"cluster": None, "global_batch": None} | {k: v for k, v in case.items() if k != "id"}
-        )
+        options: Options = _make_options({k: v for k, v in case.items() if k != "id"})
         problem = make_problem(options)
         _, ranked = rank_strategy(problem, options.strategy)
         answer = prediction(problem, ranked.evaluation, step_time_s=ranked.step_time_s)
     except json.JSONDecodeError as error:
         answer = {"error": f"not JSON: {error.msg}"}
-    except TypeError as error:
-        answer = {"error": one_line(f"a value has the wrong type ({error})")}
     except ParaplanError as error:
         answer = {"error": one_line(str(error))}
     if isinstance(case, dict) and "id" in case:
