@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 ROW_WISE = frozenset({
@@ -21,6 +22,8 @@ ROW_WISE = frozenset({
     "_max_pool2d", "_max_pool1d",
 })  # fmt: skip
 """Functions that treat each sample alone; their first tensor holds the samples."""
+WHOLE = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""Functions that run whole on every rank: recurrent layers, which DTensor has no rule for."""
 _ATTENTION = "scaled_dot_product_attention"
 _HEADS_DIM = 1
 
@@ -52,6 +55,8 @@ class LocalShards(TorchFunctionMode):
             return args[0]
         if name in ROW_WISE and any(isinstance(value, DTensor) for value in args):
             return _row_wise(func, args, kwargs)
+        if name in WHOLE:
+            return _whole_call(func, args, kwargs)
         return func(*args, **kwargs)
 
     def _attention(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -95,6 +100,26 @@ def _common_placements(*parts: Any) -> list[Placement]:
 
 def _whole(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _whole_call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call on gathered tensors and wrap the results as replicated."""
+    distributed = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, DTensor)]
+    if not distributed:
+        return func(*args, **kwargs)
+    mesh = distributed[0].device_mesh
+    everywhere = [Replicate()] * mesh.ndim
+
+    def gather(value: DTensor) -> torch.Tensor:
+        local: torch.Tensor = value.redistribute(mesh, everywhere).to_local()
+        return local
+
+    args, kwargs = pytree.tree_map_only(DTensor, gather, (args, kwargs))
+    return pytree.tree_map_only(
+        torch.Tensor,
+        lambda value: DTensor.from_local(value, mesh, everywhere, run_check=False),
+        func(*args, **kwargs),
+    )
 
 
 def _row_wise(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
