@@ -7,6 +7,7 @@ from planner.graph_math import total_flops
 from planner.interval import step_time_interval
 from planner.problem import Problem
 from planner.stage_memory import MEMORY_TERMS
+from planner.step_time import ROUNDING
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -35,7 +36,8 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     hardware_rate = model_rate * _hardware_share(evaluation)
     tokens = workload.global_batch_size * workload.sequence_length
     breakdown = dict(evaluation.step.breakdown_s)
-    breakdown["bubble"] = max(0.0, breakdown["bubble"] + step_time_s - evaluation.step.step_time_s)
+    waiting = breakdown["bubble"] + step_time_s - evaluation.step.step_time_s
+    breakdown["bubble"] = waiting if waiting > ROUNDING * step_time_s else 0.0
     price = problem.cluster.price_usd_per_hour
     cost = None if price is None else price * devices / problem.cluster.num_devices
     low, high = step_time_interval(problem, evaluation, step_time_s=step_time_s)
@@ -56,6 +58,10 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
         "memory_breakdown_bytes": {
             term: evaluation.memory.breakdown_of_largest()[term] for term in MEMORY_TERMS
         },
+        "memory_breakdown_bytes_per_stage": [
+            {term: float(evaluation.memory.terms[term][rank]) for term in MEMORY_TERMS}
+            for rank in range(evaluation.mesh.pp)
+        ],
         "memory_capacity_bytes": min(evaluation.capacity_bytes),
         "fits": evaluation.fits,
         "breakdown_s": breakdown,

@@ -255,13 +255,12 @@ def _rank(
         ranked.append(
             Ranked(evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True)
         )
-    ranked.sort(key=lambda r: _order(r.evaluation, r.step_time_s, objective))
     rest = [
         Ranked(evaluation=e, step_time_s=e.step.step_time_s, replayed=False)
         for e in _distinct(scored)
         if id(e) not in chosen
     ]
-    return ranked + rest
+    return _best_first(ranked + rest, objective=objective)
 
 
 def _distinct(scored: list[Evaluation]) -> list[Evaluation]:
@@ -313,16 +312,24 @@ def _with_baselines(
     if fixed or objective != "time":
         return ranked
     known = {str(r.evaluation.strategy) for r in ranked if r.replayed}
-    extra = [
-        Ranked(evaluation=b.evaluation, step_time_s=b.step_time_s, replayed=True)
-        for b in baselines
-        if b.evaluation is not None
-        and b.evaluation.fits
-        and str(b.evaluation.strategy) not in known
-    ]
-    replayed = [r for r in ranked if r.replayed] + extra
-    replayed.sort(key=lambda r: _order(r.evaluation, r.step_time_s, objective))
-    return replayed + [r for r in ranked if not r.replayed]
+    merged = list(ranked)
+    for baseline in baselines:
+        evaluation, step_time_s = baseline.evaluation, baseline.step_time_s
+        if evaluation is None or step_time_s is None or not evaluation.fits:
+            continue
+        if str(evaluation.strategy) in known:
+            continue
+        known.add(str(evaluation.strategy))
+        merged = [r for r in merged if str(r.evaluation.strategy) != str(evaluation.strategy)]
+        merged.append(Ranked(evaluation=evaluation, step_time_s=step_time_s, replayed=True))
+    return _best_first(merged, objective=objective)
+
+
+def _best_first(ranked: list[Ranked], *, objective: Objective) -> list[Ranked]:
+    """Return the best replayed candidate, then all others by step time."""
+    ordered = sorted(ranked, key=lambda r: _order(r.evaluation, r.step_time_s, objective))
+    best = next(r for r in ordered if r.replayed)
+    return [best, *(r for r in ordered if r is not best)]
 
 
 def _nothing_fits(book: PriceBook, tally: _Tally) -> str:

@@ -22,6 +22,8 @@ from simulator.operators import operator_time
 from simulator.work import Work
 
 Floats = NDArray[np.float64]
+ROUNDING = 1e-9
+"""Share of a step below which waiting is rounding [1]."""
 BREAKDOWN_TERMS = (
     "compute",
     "tensor",
@@ -253,7 +255,8 @@ def step_time(
     rank, parts = _busiest(actions, mesh=mesh, num_microbatches=num_microbatches)
     parts["optimizer"] = float(optimizer[rank])
     parts["data"] += max(0.0, tail_s - parts["optimizer"])
-    parts["bubble"] = max(0.0, total - sum(parts.values()))
+    waiting = total - sum(parts.values())
+    parts["bubble"] = waiting if waiting > ROUNDING * total else 0.0
     return StepTime(step_time_s=total, breakdown_s=parts, bottleneck_rank=rank)
 
 
