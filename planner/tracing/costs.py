@@ -114,6 +114,8 @@ class Costs:
         wanted = [
             term for term, read in zip(reads, kernel.reads, strict=True) if read.note.requires_grad
         ]
+        if kernel.target == "aten.add_bias":
+            return [*outs, *wanted[-1:]]
         match kernel.kind:
             case "matmul" | "convolution" | "recurrent":
                 return [term for need in wanted for term in (*outs, *_others(reads, need), need)]

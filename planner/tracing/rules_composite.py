@@ -73,7 +73,7 @@ def attention(tracer: Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: 
     kernel.causal = bool(given.get("is_causal", False))
     kernel.dropout = float(given.get("dropout_p", 0.0)) > 0
     draft.write(out, [*lead, heads, query, width])
-    draft.save(0, 1, 2)
+    draft.save(*range(len(operands)))
     draft.save_outputs()
     kernel.extra_saved = [((*batch, *query), "fp32")]
     draft.end()

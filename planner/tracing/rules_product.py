@@ -67,14 +67,16 @@ def add_bias(
 ) -> None:
     """Record the bias of a product as an element-wise kernel of its own.
 
-    Split on ``k``, a bias inside the product would be added once per shard.
+    Split on ``k``, a bias inside the product would be added once per shard. Matrix products add it
+    in their own kernel's epilogue; convolutions run a second kernel.
     """
     inner = torch.empty(0)
     tracer.bind(inner, Value(note=note, dims=list(note.dims)))
     draft = tracer.kernel("aten.add_bias", "elementwise", inner, bias)
     draft.join(1, 0, draft.dims(0)[dim])
-    draft.kernel.writes_outputs = False
-    draft.kernel.launches = 0
+    in_epilogue = dim == -1
+    draft.kernel.writes_outputs = not in_epilogue
+    draft.kernel.launches = 0 if in_epilogue else 1
     draft.write(out, draft.dims(0))
     draft.end()
 

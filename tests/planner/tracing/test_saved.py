@@ -12,14 +12,14 @@ MODELS = (
     ("gpt2?scale_down=8", 0.002),
     ("llama3-8b?scale_down=16", 0.01),
     ("bert-large?scale_down=8", 0.002),
-    ("t5-large?scale_down=16&dropout_rate=0", 0.02),
     ("hf:gpt2?n_layer=2&attn_pdrop=0&n_embd=96", 0.02),
     ("resnet50?scale_down=8", 0.02),
     ("vgg16?scale_down=8", 0.001),
     ("alexnet?scale_down=4", 0.001),
     ("dlrm?scale_down=64", 0.01),
 )
-"""Set aside by each tolerance: rotary and mask tables (no samples in them), integer copies."""
+"""Set aside by each tolerance: rotary and mask tables (no samples in them), integer copies. T5 is
+left out: attention with a learned bias runs unfused on a CPU and keeps its scores."""
 
 
 @pytest.fixture
