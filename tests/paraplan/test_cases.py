@@ -59,7 +59,7 @@ def test_a_case_is_what_simulate_says(call: Call, tmp_path: Path) -> None:
         (json.dumps(GOOD | {"software": 1}), "software"),
         (json.dumps(GOOD | {"optimizer": ["adam"]}), "optimizer"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "cluster"}), "--cluster is missing"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "model"}), "model"),
+        (json.dumps({k: v for k, v in GOOD.items() if k != "model"}), "MODEL is missing"),
     ],
 )
 def test_a_bad_line_does_not_stop_the_others(
