@@ -157,7 +157,7 @@ def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
     if evaluation.mesh.tp == 1:
         return []
     problem = book.problem
-    return layer_regrets(
+    rows = layer_regrets(
         problem.graph,
         evaluation.layout,
         context_parallel_size=evaluation.mesh.cp,
@@ -169,6 +169,16 @@ def layers(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
         cluster=problem.cluster,
         software=problem.software,
     )
+    return [
+        row | {"alternatives": {_named(other): other["extra_s"] for other in row["alternatives"]}}
+        for row in rows
+    ]
+
+
+def _named(alternative: Mapping[str, Any]) -> str:
+    """Return an alternative in words, with the index it would split."""
+    choice = alternative["choice"]
+    return alternative["words"] if choice is None else f"{alternative['words']}: {choice}"
 
 
 def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
