@@ -30,22 +30,22 @@ def structure_hash(module: nn.Module) -> str:
 
 
 def _settings(module: nn.Module) -> str:
-    """Return the non-tensor hyperparameters of a module, without its position in the model."""
-    plain = (int, float, str, bool, tuple, list, type(None))
-    items = [
-        f"{name}={value!r}"
+    """Return the hyperparameters of a module, without its position in the model."""
+    return ";".join(
+        f"{name}={_setting(value)}"
         for name, value in sorted(vars(module).items())
-        if isinstance(value, plain)
-        and not name.startswith("_")
-        and not POSITION_NAMES.search(name)
-        and not (
-            isinstance(value, (tuple, list))
-            and any(
-                isinstance(v, object) and not isinstance(v, (int, float, str, bool)) for v in value
-            )
-        )
-    ]
-    return ";".join(items)
+        if not name.startswith("_") and name != "forward" and not POSITION_NAMES.search(name)
+    )
+
+
+def _setting(value: Any) -> str:
+    """Return what tells two hyperparameters apart; objects only by their type."""
+    if isinstance(value, (int, float, str, bool, type(None), torch.dtype)):
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        return f"({','.join(_setting(item) for item in value)})"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -101,7 +101,7 @@ class ChainRunner:
         self.fold = fold
         self.is_declared = False
         self.switch = Switch()
-        self._wrapped: list[nn.Module] = []
+        self._wrapped: list[tuple[nn.Module, Any]] = []
         self._inside = False
         self._last: _Call | None = None
         self._chain = set(paths)
@@ -116,13 +116,16 @@ class ChainRunner:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             return run(module, path, forward, args, kwargs)
 
+        self._wrapped.append((module, vars(module).get("forward")))
         module.forward = wrapped
-        self._wrapped.append(module)
 
     def unwrap(self) -> None:
         """Give the modules their own forward back."""
-        for module in self._wrapped:
-            del module.forward
+        for module, forward in self._wrapped:
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
 
     def _plain_call(
         self, module: nn.Module, path: str, forward: Callable[..., Any], args: Any, kwargs: Any

@@ -3,6 +3,7 @@
 import networkx as nx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from planner.errors import ModelError
@@ -218,32 +219,45 @@ def test_the_same_model_gives_the_same_graph():
     assert graph_to_json(traced("mixtral-8x7b")) == graph_to_json(traced("mixtral-8x7b"))
 
 
-def test_different_hyperparameters_are_not_folded():
-    class Scaled(nn.Module):
-        def __init__(self, scale):
-            super().__init__()
-            self.linear = nn.Linear(8, 8)
-            self.scale = scale
+class Scaled(nn.Module):
+    def __init__(self, scale=1, activation=F.relu, layer_idx=0):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.scale, self.activation, self.layer_idx = scale, activation, layer_idx
 
-        def forward(self, x):
-            return x + self.scale * self.linear(x)
+    def forward(self, x):
+        return x + self.scale * self.activation(self.linear(x))
 
-    class Model(nn.Module):
-        def __init__(self, scales):
-            super().__init__()
-            self.first = nn.Linear(8, 8)
-            self.blocks = nn.ModuleList(Scaled(scale) for scale in scales)
 
-        def forward(self, x):
-            x = self.first(x)
-            for block in self.blocks:
-                x = block(x)
-            return x
+class Stack(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList(blocks)
 
-    same = trace_source(vector_source(lambda: Model([1, 1, 1])), sequence_length=1, content_key="")
-    mixed = trace_source(vector_source(lambda: Model([1, 2, 2])), sequence_length=1, content_key="")
-    assert [unit.count for unit in same.units] == [1, 3, 1]
-    assert [unit.count for unit in mixed.units] == [1, 1, 2, 1]
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ([{}, {}, {}], [3]),
+        ([{"layer_idx": n} for n in range(3)], [3]),
+        ([{}, {"scale": 2}, {"scale": 2}], [1, 2]),
+        ([{}, {}, {"activation": F.gelu}], [2, 1]),
+    ],
+)
+def test_only_blocks_with_equal_hyperparameters_are_folded(settings, counts):
+    graph = trace_source(
+        vector_source(lambda: Stack([Scaled(**setting) for setting in settings])),
+        sequence_length=1,
+        content_key="",
+    )
+    assert [unit.count for unit in graph.units if unit.name.startswith("blocks")] == counts
 
 
 def test_parallel_branches_of_equal_modules_are_not_folded():
