@@ -10,6 +10,7 @@ from hardware_profiles.interconnect import Fabric
 from planner.errors import NoFeasiblePlanError
 from planner.evaluation import evaluate
 from planner.layouts.explain import layer_regrets
+from planner.prediction import fitted_breakdown
 from planner.problem import PriceBook, Problem, layout_key
 from planner.search import Ranked, SearchResult, search
 
@@ -33,7 +34,7 @@ WORDS: Mapping[str, str] = {
 def explain(result: SearchResult) -> dict[str, Any]:
     """Return the explanation of a search, as stored in the plan."""
     best = result.best
-    breakdown = best.evaluation.step.breakdown_s
+    breakdown = fitted_breakdown(best.evaluation.step.breakdown_s, step_time_s=best.step_time_s)
     term = max(breakdown, key=lambda name: breakdown[name])
     losses = {k: v for k, v in breakdown.items() if k != "compute"}
     loss = max(losses, key=lambda name: losses[name])

@@ -1,5 +1,6 @@
 """The numbers of one candidate under the names that other programs rely on (DESIGN section 7)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from planner.evaluation import Evaluation
@@ -10,6 +11,10 @@ from planner.stage_memory import MEMORY_TERMS
 from planner.step_time import ROUNDING
 
 SECONDS_PER_HOUR = 3600.0
+GIVES_WAY = (
+    "bubble", "data", "pipeline", "expert", "context", "tensor", "input", "optimizer", "compute",
+)  # fmt: skip
+"""Parts of a step in the order in which the engine may find them shorter than the closed form."""
 
 
 def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) -> dict[str, Any]:
@@ -35,9 +40,7 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     model_rate = model_flops / step_time_s / devices
     hardware_rate = model_rate * _hardware_share(evaluation)
     tokens = workload.global_batch_size * workload.sequence_length
-    breakdown = dict(evaluation.step.breakdown_s)
-    waiting = breakdown["bubble"] + step_time_s - evaluation.step.step_time_s
-    breakdown["bubble"] = waiting if waiting > ROUNDING * step_time_s else 0.0
+    breakdown = fitted_breakdown(evaluation.step.breakdown_s, step_time_s=step_time_s)
     price = problem.cluster.price_usd_per_hour
     cost = None if price is None else price * devices / problem.cluster.num_devices
     low, high = step_time_interval(problem, evaluation, step_time_s=step_time_s)
@@ -72,6 +75,34 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
         "cost_usd_per_step": None if cost is None else cost * step_time_s / SECONDS_PER_HOUR,
         "num_parameters": problem.graph.num_parameters,
     }
+
+
+def fitted_breakdown(breakdown_s: Mapping[str, float], *, step_time_s: float) -> dict[str, float]:
+    """Return the closed form's parts of a step, made to add up to the engine's step [s].
+
+    What the engine adds is waiting. What it takes off was waiting, too, or else communication that
+    hides better than the closed form grants; the order of :data:`GIVES_WAY` decides.
+
+    Examples
+    --------
+    >>> parts = {"compute": 5.0, "data": 2.0, "bubble": 1.0}
+    >>> fitted_breakdown(parts, step_time_s=9.0)
+    {'compute': 5.0, 'data': 2.0, 'bubble': 2.0}
+    >>> fitted_breakdown(parts, step_time_s=6.5)
+    {'compute': 5.0, 'data': 1.5, 'bubble': 0.0}
+    """
+    fitted = dict(breakdown_s)
+    surplus = sum(fitted.values()) - step_time_s
+    if surplus <= 0:
+        waiting = fitted["bubble"] - surplus
+        fitted["bubble"] = waiting if waiting > ROUNDING * step_time_s else 0.0
+        return fitted
+    for term in GIVES_WAY:
+        taken = min(surplus, fitted.get(term, 0.0))
+        if taken > 0:
+            fitted[term] -= taken
+            surplus -= taken
+    return fitted
 
 
 def _hardware_share(evaluation: Evaluation) -> float:
