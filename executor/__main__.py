@@ -10,6 +10,9 @@ from executor.run import DEFAULT_TIMEOUT_S, run_plan
 from hardware_profiles.errors import ParaplanError
 from planner.plan import load_plan
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a plan file; the result goes to standard output as JSON."""
@@ -35,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         print(f"{where}{error}", file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; all processes are ended", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
     if result is None:
         return 0
     print(json.dumps(result_to_json(result)))  # noqa: T201

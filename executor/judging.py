@@ -139,6 +139,9 @@ def _notes(plan: Plan, settings: RunSettings, measured: Measured) -> list[str]:
         notes.append(f"planned for {plan.cluster.device}, run on this CPU: times do not compare")
     if plan.workload.precision != "fp32":
         notes.append(f"computed in fp32 in place of {plan.workload.precision}")
+    shape = settings.shape
+    if shape.schedule == "1f1b" and shape.num_microbatches < shape.num_stages:
+        notes.append("1f1b with fewer microbatches than stages ran in gpipe's order")
     if settings.shape.optimizer in RUNS_AS:
         name = settings.shape.optimizer
         notes.append(f"optimizer {name} ran as {RUNS_AS[name]}")

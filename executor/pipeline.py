@@ -60,7 +60,8 @@ def make_schedule(
     num_stages : int
         Stages over all ranks, virtual ones counted.
     schedule : str
-        ``gpipe``, ``1f1b`` or ``interleaved``.
+        ``gpipe``, ``1f1b`` or ``interleaved``. With fewer microbatches than stages torch has no
+        1F1B; GPipe's order is run, which then differs on the last stages only.
     num_microbatches : int
         Microbatches per step.
     loss : callable
@@ -79,7 +80,8 @@ def make_schedule(
         made.append(stage)
     if schedule == "interleaved":
         return ScheduleInterleaved1F1B(made, num_microbatches, loss_fn=loss)
-    kind = ScheduleGPipe if schedule == "gpipe" else Schedule1F1B
+    is_short = num_microbatches < num_stages
+    kind = ScheduleGPipe if schedule == "gpipe" or is_short else Schedule1F1B
     return kind(made[0], num_microbatches, loss_fn=loss)
 
 

@@ -1,7 +1,7 @@
 """The shape of one run: mesh, stages, microbatches, after shrinking a plan to what is at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from typing import Literal
@@ -168,8 +168,18 @@ def _with_batch(shape: RunShape, batch: int | None, *, notes: list[str], planned
             f"global batch {batch} does not divide into dp={ranks} ranks of microbatches of "
             f"{shape.microbatch_size}; choose a multiple of {ranks * shape.microbatch_size}"
         )
-    values = {name: getattr(shape, name) for name in RunShape.__dataclass_fields__}
-    return RunShape(**{**values, "global_batch_size": batch, "notes": tuple(notes)})
+    return _checked_schedule(replace(shape, global_batch_size=batch, notes=tuple(notes)))
+
+
+def _checked_schedule(shape: RunShape) -> RunShape:
+    """Refuse an interleaved schedule that torch cannot deal out in equal rounds."""
+    count, pp = shape.num_microbatches, shape.size("pp")
+    if shape.virtual_stages > 1 and count % max(1, count // pp):
+        raise RunError(
+            f"schedule=interleaved with {count} microbatches on pp={pp}: they do not divide into "
+            f"equal rounds; choose a global batch with {count // pp * pp} microbatches"
+        )
+    return shape
 
 
 def stage_starts(plan_items: Sequence[int], *, num_items: int, num_stages: int) -> tuple[int, ...]:

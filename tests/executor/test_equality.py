@@ -88,6 +88,11 @@ def test_three_axes_on_eight_processes():
     assert result.axes == (("pp", 2), ("dp", 2), ("tp", 2))
 
 
+def test_a_short_pipeline_says_in_which_order_it_ran():
+    result = run_equal(plan_of("pp=2,microbatch=8"))
+    assert any("gpipe's order" in note for note in result.notes)
+
+
 def test_selective_recomputation_and_momentum():
     run_equal(plan_of("dp=2,microbatch=4,recompute=selective", optimizer="momentum"))
 

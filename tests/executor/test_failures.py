@@ -182,6 +182,12 @@ def test_a_corrupt_plan_is_refused(tmp_path):
         load_plan(path)
 
 
+def test_rounds_that_torch_cannot_deal_out_are_refused():
+    plan = plan_of("pp=2,microbatch=1,schedule=interleaved,virtual_stages=2", batch=5)
+    with pytest.raises(RunError, match="choose a global batch with 4 microbatches"):
+        run_plan(plan)
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(RunError, match="global batch 6 does not divide"):
         run_plan(plan_of("dp=4,microbatch=1", batch=6))
