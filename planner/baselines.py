@@ -82,7 +82,7 @@ def _megatron(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
 def _best_of(book: PriceBook, name: str, strategies: Iterable[Strategy]) -> Baseline:
     best: Evaluation | None = None
     nearest: Evaluation | None = None
-    message = f"{name}: nothing to split here"
+    message = "no size above 1 divides the model and the node"
     sizes = microbatch_sizes(book.problem, fixed={})
     for base in strategies:
         for size in sizes:

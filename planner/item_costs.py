@@ -44,6 +44,8 @@ class ItemCosts:
     workspace_bytes: Floats
     parameters: Mapping[GradientKey, Floats]
     """Elements held by one rank, by gradient group."""
+    tied_parameters: Floats
+    """Elements of weights that an earlier unit counts, held again on a later stage [1]."""
     forward_flops: Floats
     backward_flops: Floats
     selective_flops: Floats
@@ -113,6 +115,7 @@ def item_costs(
             )
             for key in keys
         },
+        tied_parameters=spread(lambda unit: unit.tied_parameters),
         forward_flops=spread(lambda unit: unit.forward_flops),
         backward_flops=spread(lambda unit: unit.backward_flops),
         selective_flops=spread(lambda unit: unit.selective_recompute_flops),
@@ -166,6 +169,7 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         boundary_bytes=first.boundary_bytes,
         workspace_bytes=first.workspace_bytes,
         parameters=first.parameters,
+        tied_parameters=first.tied_parameters,
         forward_flops=first.forward_flops,
         backward_flops=first.backward_flops,
         selective_flops=first.selective_flops,

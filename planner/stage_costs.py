@@ -101,7 +101,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
             "full": largest(items.workspace_bytes + items.saved_bytes),
         },
         entry_bytes=items.boundary_bytes[starts],
-        parameters={key: add(values) for key, values in items.parameters.items()},
+        parameters=_parameters(items, starts),
         model_flops=float((items.forward_flops + items.backward_flops).sum()),
         recomputed_flops={
             "none": 0.0,
@@ -110,3 +110,14 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         },
         largest_item_parameters=largest(items.total_parameters()),
     )
+
+
+def _parameters(items: ItemCosts, starts: NDArray[np.int64]) -> dict[GradientKey, Floats]:
+    """Return elements per stage and gradient group; a tied weight is held again on a later stage."""
+    found = {key: np.add.reduceat(values, starts) for key, values in items.parameters.items()}
+    tied = np.add.reduceat(items.tied_parameters, starts)
+    tied[0] = 0.0
+    if found and tied.any():
+        largest = max(found, key=lambda key: float(found[key].sum()))
+        found[largest] = found[largest] + tied
+    return found

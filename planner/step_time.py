@@ -226,7 +226,8 @@ def step_time(
     The pipeline takes :func:`simulator.closed_form.pipeline_time_s`. Stage ``s`` may synchronise
     while stages before it still run backward, so the tail is
     :math:`\max_s (e_s - \sum_{j<s} B_j)` with :math:`e_s` its exposed reduction, optimizer and
-    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes.
+    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes; replicas
+    wait for it in their gradient reduction.
     """
     forward, backward = actions.forward_s, actions.backward_s
 
@@ -255,8 +256,10 @@ def step_time(
     rank, parts = _busiest(actions, mesh=mesh, num_microbatches=num_microbatches)
     parts["optimizer"] = float(optimizer[rank])
     parts["data"] += max(0.0, tail_s - parts["optimizer"])
+    jitter = total - pipeline - tail_s
+    parts["data" if mesh.dp * mesh.cp > 1 else "bubble"] += jitter
     waiting = total - sum(parts.values())
-    parts["bubble"] = waiting if waiting > ROUNDING * total else 0.0
+    parts["bubble"] += waiting if waiting > ROUNDING * total else 0.0
     return StepTime(step_time_s=total, breakdown_s=parts, bottleneck_rank=rank)
 
 
