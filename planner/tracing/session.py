@@ -1,5 +1,6 @@
 """Build a model without weights, run it once, and assemble the graph."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,6 +69,8 @@ def trace_source(
 def fake_world() -> Iterator[FakeTensorMode]:
     """Fake CPU tensors of the 16-bit compute type."""
     before = torch.get_default_dtype()
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was_quiet, logger.disabled = logger.disabled, True
     torch.set_default_dtype(torch.bfloat16)
     try:
         with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -75,6 +78,7 @@ def fake_world() -> Iterator[FakeTensorMode]:
             yield fake
     finally:
         torch.set_default_dtype(before)
+        logger.disabled = was_quiet
 
 
 @contextmanager

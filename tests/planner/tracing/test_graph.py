@@ -350,6 +350,14 @@ def test_a_model_that_raises_is_one_line(tmp_path):
     assert "hidden size 10 is not divisible" in str(caught.value)
 
 
+def test_layers_that_do_not_fit_are_one_line_without_torch_logs(tmp_path, capfd):
+    source = vector_source(lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(9, 8)))
+    with pytest.raises(ModelError, match="same reduction dim") as caught:
+        trace_model(source, cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_shapes_that_depend_on_values_are_refused(tmp_path):
     with pytest.raises(ModelError, match="shapes do not depend on values"):
         trace_model(UNTRACEABLE, cache_dir=tmp_path)
