@@ -41,6 +41,8 @@ class SoftwareProfile:
     """Precision of accumulated gradients and of their collective, in mixed precision."""
     master_weights: bool
     """Mixed precision keeps fp32 master weights beside the 16-bit ones."""
+    scatters_pipeline: bool = False
+    """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, section 4.1)."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

@@ -20,6 +20,7 @@ SWITCHES = (
     "fuses_normalization",
     "fuses_attention_softmax",
     "master_weights",
+    "scatters_pipeline",
 )
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),

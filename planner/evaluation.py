@@ -72,7 +72,10 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
     num_microbatches = workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
     actions = action_times(
         stages, sync, recompute=strategy.recompute, sharding=strategy.sharding, mesh=mesh,
-        transfer_s=transfer_time(stages, mesh=mesh, cluster=cluster), software=software,
+        transfer_s=transfer_time(
+            stages, mesh=mesh, cluster=cluster, software=software,
+            is_replicated=not strategy.sequence_parallel and strategy.layout == "tensor",
+        ), software=software,
         is_training=workload.is_training,
     )  # fmt: skip
     end = end_times(

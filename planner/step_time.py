@@ -76,12 +76,30 @@ class EndTimes:
     """Exposed all-gather of updated weights [s]."""
 
 
-def transfer_time(stages: StageCosts, *, mesh: MeshShape, cluster: Cluster) -> float:
-    """Return the time of the largest transfer between neighbouring stages [s]."""
+def transfer_time(
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    cluster: Cluster,
+    software: SoftwareProfile,
+    is_replicated: bool,
+) -> float:
+    """Return the time of the largest transfer between neighbouring stages [s].
+
+    Where every tensor rank holds the whole activation (``is_replicated``) and the stack scatters,
+    each sends its piece and the receivers gather it (arXiv:2104.04473, section 4.1).
+    """
     if mesh.pp == 1:
         return 0.0
-    return collective_time(
-        "send", float(stages.entry_bytes[1:].max()), group=mesh.neighbour_group(), cluster=cluster
+    entry_bytes = float(stages.entry_bytes[1:].max())
+    pieces = mesh.tp if is_replicated and software.scatters_pipeline else 1
+    sent = collective_time(
+        "send", entry_bytes / pieces, group=mesh.neighbour_group(), cluster=cluster
+    )
+    if pieces == 1:
+        return sent
+    return sent + collective_time(
+        "all_gather", entry_bytes, group=mesh.group("tp"), cluster=cluster
     )
 
 
