@@ -39,9 +39,9 @@ PROBES = {"what_if_bandwidth.ipynb": PROBE}
 @functools.cache
 def executed(path: Path) -> Any:
     """Run a copy in a kernel of this interpreter; a cell that fails raises with its traceback."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     if path.name in PROBES:
-        notebook.cells.append(nbformat.v4.new_code_cell(PROBES[path.name]))
+        notebook.cells.append(nbformat.v4.new_code_cell(PROBES[path.name]))  # type: ignore[no-untyped-call]
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT_S,
@@ -58,7 +58,7 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_kept_without_outputs(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
