@@ -31,7 +31,10 @@ def replicate(
 def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
     size = group.size()
 
-    def hook(state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    def hook(
+        state: object,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[torch.Tensor]:
         start = time.monotonic()
         flat = bucket.buffer().div_(size)
         num_bytes = flat.numel() * flat.element_size()
