@@ -42,7 +42,7 @@ class SoftwareProfile:
     master_weights: bool
     """Mixed precision keeps fp32 master weights beside the 16-bit ones."""
     scatters_pipeline: bool = False
-    """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, section 4.1)."""
+    """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

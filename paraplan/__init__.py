@@ -21,7 +21,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its room on first use, so that importing this package is instant."""
+    """Import a public name from its room on first use: importing this package is instant."""
     if name not in _HOME:
         raise AttributeError(f"module 'paraplan' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

@@ -207,7 +207,7 @@ def report(
     report_verb(plan_file, cluster=cluster, out=out)
 
 
-_COMMAND_LINE_ERROR = next(
+_COMMAND_LINE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 """click's error family; typer carries its own copy of click in some versions."""
@@ -243,7 +243,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else EXIT_DONE
 
 
-def _tell_usage(error: Any) -> int:  # noqa: ANN401
+def _tell_usage(error: Any) -> int:
     """Tell a wrong option or argument in one line; a verb alone gets its help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:

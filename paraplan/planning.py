@@ -175,9 +175,14 @@ def rank_strategy(problem: Problem, text: str) -> tuple[PriceBook, Ranked]:
 
 
 def _layout_of(book: PriceBook, strategy: Strategy) -> LayoutSolution:
-    """Return the fastest layout that fits, as the search takes it; if none does, the leanest."""
+    """Return the layout that the search takes: the fastest that fits, else the leanest.
+
+    Where layouts may mix, those that do come first; the search counts the others as unmixed.
+    """
+    layouts = book.layouts(strategy)
+    mixes = [layout for layout in layouts if layout.name == "hybrid"]
     overflows: list[tuple[float, int, LayoutSolution]] = []
-    for layout in book.layouts(strategy):
+    for layout in mixes if strategy.layout == "mixed" and mixes else layouts:
         _, overflow_bytes = evaluate_memory(book, strategy, layout)
         if overflow_bytes <= 0:
             return layout

@@ -15,7 +15,7 @@ def show_profiles(name: str | None, *, as_json: bool) -> None:
     from hardware_profiles import catalog_names, describe_profile
 
     if name is None:
-        listing = {kind: list(catalog_names(kind)) for kind in KINDS}  # type: ignore[arg-type]
+        listing = {kind: list(catalog_names(kind)) for kind in KINDS}
         if as_json:
             print_json(listing)
             return

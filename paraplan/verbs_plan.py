@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hardware_profiles.errors import ParaplanError
 from paraplan.console import one_line, print_json, print_text, progress_bar
 from planner.errors import StrategyError
+
+if TYPE_CHECKING:
+    from planner.search import Objective
 
 REQUIRED = {"model": "MODEL", "cluster": "--cluster", "global_batch": "--global-batch"}
 WHOLE_NUMBERS = ("global_batch", "seq_len")
@@ -39,7 +42,7 @@ def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: boo
         )
     options = _make_options(values)
     with progress_bar(quiet=as_json) as progress:
-        made, result = plan(options, objective=objective, progress=progress)
+        made, result = plan(options, objective=cast("Objective", objective), progress=progress)
         progress("writing the report", 1, 1)
         written = _write_all(made, result.best.evaluation, result.book.problem.cluster, out)
     if as_json:

@@ -39,7 +39,7 @@ def run_verb(
             timeout_s=timeout_s,
             check=check,
             output=target,
-            progress=progress,  # type: ignore[arg-type]
+            progress=progress,
         )
     if result is None:
         return
@@ -51,7 +51,7 @@ def run_verb(
         raise SystemExit(EXIT_FAILED)
 
 
-def _told(result: Any, target: Path) -> str:  # noqa: ANN401
+def _told(result: Any, target: Path) -> str:
     axes = " x ".join(f"{axis}={size}" for axis, size in result.axes) or "one process"
     lines = [
         f"ran {result.model} as {axes} on {result.num_processes} processes ({result.backend})",

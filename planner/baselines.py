@@ -1,4 +1,4 @@
-"""What an engineer would try first: always scored, always in the table, also where it does not fit."""
+"""What an engineer would try first: always scored, always in the table, fitting or not."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

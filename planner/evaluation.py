@@ -1,4 +1,4 @@
-"""One candidate priced: step time by the closed form, memory by stage, and by the engine on demand."""
+"""One candidate priced: step time by the closed form, memory by stage."""
 
 from dataclasses import dataclass
 
@@ -115,7 +115,7 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
             sync_slowdown=software.compute_slowdown - 1.0,
             is_training=workload.is_training,
             resting_memory_bytes=resting,
-        ),  # fmt: skip
+        ),
         straggler_factor=1.0 + software.straggler_share * float(np.log2(max(1, num_nodes))),
     )
 

@@ -83,8 +83,8 @@ def _pipeline(problem: Problem, strategy: Strategy) -> Rejection | None:
     if pp * chunks > items:
         return Rejection(
             reason="stages",
-            message=f"pp*virtual_stages = {pp * chunks} stages, but {problem.graph.name} can be cut "
-            f"into at most {items}; use a smaller pp",
+            message=f"pp*virtual_stages = {pp * chunks} stages, but {problem.graph.name} can be "
+            f"cut into at most {items}; use a smaller pp",
         )
     local = strategy.data_parallel_size * strategy.microbatch_size
     microbatches = problem.workload.global_batch_size // local

@@ -57,8 +57,13 @@ def sync_times(
 
         distinct, where = np.unique(parameters, return_inverse=True)
 
-        def times(kind: CollectiveKind, item: float, group: Group = group,
-                  distinct: Floats = distinct, where: NDArray[np.intp] = where) -> Floats:  # fmt: skip
+        def times(
+            kind: CollectiveKind,
+            item: float,
+            group: Group = group,
+            distinct: Floats = distinct,
+            where: NDArray[np.intp] = where,
+        ) -> Floats:
             found = [
                 _bucketed(kind, count * item, group=group, cluster=cluster, software=software)
                 for count in distinct

@@ -84,8 +84,8 @@ class Operand:
     """A tensor as one operator reads it, after folded views and aliases.
 
     ``relabel`` maps labels of the tensor to other labels of the reader (keys beside queries:
-    ``s`` read as ``s_key``); labels not listed keep their name. A label of the tensor that is absent
-    from ``dims`` after relabelling was dropped by a slice.
+    ``s`` read as ``s_key``); labels not listed keep their name. A label of the tensor that is
+    absent from ``dims`` after relabelling was dropped by a slice.
     """
 
     tensor: str
@@ -157,7 +157,7 @@ class Operator:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """A contiguous part of the model, repeated ``count`` times in a row; pipelines cut between units.
+    """A contiguous part of the model, ``count`` times in a row; pipelines cut between units.
 
     ``operators`` are in execution order and stand in the graph once. ``module_paths`` has one entry
     per repetition (``("h.0", "h.1", ...)``; ``("",)`` where no single module covers the unit).

@@ -155,7 +155,8 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         return first
 
     def worst(pick: Callable[[ItemCosts], Floats]) -> Floats:
-        return np.maximum.reduce([pick(cost) for cost in costs])
+        slow: Floats = np.maximum.reduce([pick(cost) for cost in costs])
+        return slow
 
     return ItemCosts(
         layout=first.layout,

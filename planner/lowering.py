@@ -49,7 +49,7 @@ class StepCosts:
 
 
 def merged(costs: StepCosts) -> StepCosts:
-    """Return the same costs with exposed communication counted as compute: fewer tasks, same time."""
+    """Return the costs with exposed communication counted as compute: fewer tasks, same time."""
     actions = costs.actions
 
     def add(compute: Floats, comm: Mapping[str, Floats]) -> Floats:

@@ -1,6 +1,7 @@
 """From a search or one evaluated strategy to the plan file."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from planner.baselines import Baseline
@@ -12,6 +13,7 @@ from planner.mesh import mesh_axes
 from planner.plan import (
     Plan,
     PlannedCluster,
+    PlannedLayout,
     PlannedMesh,
     PlannedModel,
     PlannedStage,
@@ -73,7 +75,7 @@ def _plan(
 ) -> Plan:
     evaluation, graph = ranked.evaluation, problem.graph
     workload, cluster = problem.workload, problem.cluster
-    layouts = ()
+    layouts: tuple[PlannedLayout, ...] = ()
     if evaluation.mesh.tp > 1:
         layouts = (planned_layout(graph, evaluation.layout),)
     return Plan(
@@ -132,7 +134,7 @@ def planned_stages(graph: ModelGraph, evaluation: Evaluation) -> tuple[PlannedSt
     items = [(unit, repetition) for unit in graph.units for repetition in range(unit.count)]
     starts = [*evaluation.stages.starts.tolist(), len(items)]
     stages = []
-    for first, last in zip(starts, starts[1:], strict=False):
+    for first, last in pairwise(starts):
         units: list[PlannedUnits] = []
         paths: list[str] = []
         for unit, repetition in items[first:last]:

@@ -14,7 +14,7 @@ from planner.errors import PlanError
 
 SCHEMA_VERSION = 1
 Placement = str
-"""``R`` replicated, ``S<dim>`` shard along a tensor dimension, ``P`` partial sum, ``-`` no tensor."""
+"""``R`` replicated, ``S<dim>`` shard along a tensor dimension, ``P`` partial sum, ``-`` none."""
 
 
 class _Frozen(BaseModel):
@@ -54,7 +54,7 @@ class PlannedCluster(_Frozen):
 
 
 class PlannedMesh(_Frozen):
-    """Axes from outermost to innermost; rank = row-major position, device = rank in cluster order."""
+    """Axes, outermost first; rank = row-major position, device = rank in cluster order."""
 
     axes: tuple[tuple[str, int], ...]
 

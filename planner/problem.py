@@ -1,6 +1,5 @@
 """What a search is about, and the prices that candidates share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,6 +60,10 @@ class LayoutKey:
     microbatch_size: int
     sequence_parallel: bool
     mixed: bool
+    dp: int
+    """Replicas where the layout may mix, 0 where it may not. They decide what gradient sums cost
+    and how many microbatches share one: what Krizhevsky's mix is about, and next to nothing for
+    weights that are all cut, which are solved for as many replicas as the cluster allows."""
 
 
 def layout_key(strategy: Strategy) -> LayoutKey:
@@ -72,6 +75,7 @@ def layout_key(strategy: Strategy) -> LayoutKey:
         microbatch_size=strategy.microbatch_size,
         sequence_parallel=strategy.sequence_parallel,
         mixed=strategy.layout == "mixed",
+        dp=strategy.data_parallel_size if strategy.layout == "mixed" else 0,
     )
 
 
@@ -81,6 +85,8 @@ class PriceBook:
 
     problem: Problem
     _layouts: dict[LayoutKey, tuple[LayoutSolution, ...]] = field(default_factory=dict)
+    _solutions: dict[tuple[object, ...], LayoutSolution] = field(default_factory=dict)
+    """One object per layout, so that strategies with equal layouts share prices."""
     _items: dict[tuple[object, ...], ItemCosts] = field(default_factory=dict)
     _stages: dict[tuple[object, ...], StageCosts] = field(default_factory=dict)
     _syncs: dict[tuple[object, ...], SyncTimes] = field(default_factory=dict)
@@ -92,15 +98,19 @@ class PriceBook:
         key = layout_key(strategy)
         if key not in self._layouts:
             problem = self.problem
-            replicas = strategy.data_parallel_size
-            local = strategy.microbatch_size * replicas
-            self._layouts[key] = solve_layouts(
+            samples = problem.workload.global_batch_size
+            most = min(
+                problem.cluster.num_devices // (key.tp * key.cp), samples // key.microbatch_size
+            )
+            replicas = key.dp or max(1, most)
+            local = key.microbatch_size * replicas
+            solved = solve_layouts(
                 problem.graph,
                 tensor_parallel_size=key.tp,
                 context_parallel_size=key.cp,
                 expert_parallel_size=key.ep,
                 microbatch_size=key.microbatch_size,
-                num_microbatches=max(1, problem.workload.global_batch_size // local),
+                num_microbatches=max(1, samples // local),
                 data_parallel_size=replicas,
                 workload=problem.workload,
                 cluster=problem.cluster,
@@ -109,14 +119,19 @@ class PriceBook:
                 allow_batch=key.mixed,
                 memory_weights=MEMORY_WEIGHTS_S_PER_BYTE if key.tp > 1 else (0.0,),
             )
+            self._layouts[key] = tuple(
+                self._solutions.setdefault(
+                    (replace(key, dp=0), tuple(layout.choices.values())), layout
+                )
+                for layout in solved
+            )
         return self._layouts[key]
 
     def items(
         self, strategy: Strategy, layout: LayoutSolution, *, mesh: MeshShape, device: DeviceProfile
     ) -> ItemCosts:
         """Return item costs on one kind of device."""
-        number = self.layouts(strategy).index(layout)
-        key = (layout_key(strategy), number, device.name)
+        key = (replace(layout_key(strategy), dp=0), id(layout), device.name)
         if key not in self._items:
             problem = self.problem
             cluster = _as_if_all(problem.cluster, device)
@@ -160,7 +175,7 @@ class PriceBook:
         return [
             list(
                 {
-                    d.name: d for d in map(cluster.device_of, range(r * size, (r + 1) * size))
+                    d.name: d for d in map(cluster.device_of, range(r * size, r * size + size))
                 }.values()
             )
             for r in range(mesh.pp)
@@ -217,18 +232,16 @@ def _assemble(
     variants = [stage_costs(costs, cuts) for costs in per_rank]
     picks = np.arange(num_stages) % pipeline_size
 
-    def choose(values: list[np.ndarray]) -> np.ndarray:
+    def choose(values: list[Floats]) -> Floats:
         return np.array([values[rank][stage] for stage, rank in enumerate(picks)])
 
     base = variants[0]
-    compute: Mapping[str, np.ndarray] = {
-        mode: choose([v.backward_compute_s[mode] for v in variants])
-        for mode in base.backward_compute_s
-    }
     return replace(
         base,
         forward_s=choose([v.forward_s for v in variants]),
         forward_compute_s=choose([v.forward_compute_s for v in variants]),
         backward_s={m: choose([v.backward_s[m] for v in variants]) for m in base.backward_s},
-        backward_compute_s=compute,
+        backward_compute_s={
+            m: choose([v.backward_compute_s[m] for v in variants]) for m in base.backward_compute_s
+        },
     )

@@ -113,7 +113,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
 
 
 def _parameters(items: ItemCosts, starts: NDArray[np.int64]) -> dict[GradientKey, Floats]:
-    """Return elements per stage and gradient group; a tied weight is held again on a later stage."""
+    """Return elements per stage and gradient group; tied weights are held on both stages."""
     found = {key: np.add.reduceat(values, starts) for key, values in items.parameters.items()}
     tied = np.add.reduceat(items.tied_parameters, starts)
     tied[0] = 0.0

@@ -40,7 +40,8 @@ class StageMemory:
     @property
     def peak_bytes(self) -> Floats:
         """Return the sum of all terms per pipeline rank."""
-        return np.add.reduce(list(self.terms.values()))
+        peak: Floats = np.add.reduce(list(self.terms.values()))
+        return peak
 
     def breakdown_of_largest(self) -> dict[str, float]:
         """Return the terms of the rank that needs most."""

@@ -42,8 +42,8 @@ def balanced_cuts(
 ) -> Ints:
     """Return stage starts that minimise the largest stage time.
 
-    Bisection on the limit with a greedy fill, exact to 1e-7 of the total; every stage holds at least
-    one item.
+    Bisection on the limit with a greedy fill, exact to 1e-7 of the total; every stage holds at
+    least one item.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def stage_cuts(
     num_stages: int,
     stage_speed: Floats | None = None,
 ) -> Ints:
-    """Return stage starts: even where blocks divide and devices are equal, else balanced by time."""
+    """Return stage starts: even where blocks divide on equal devices, else balanced by time."""
     if num_stages == 1:
         return np.zeros(1, dtype=np.int64)
     even = even_cuts(graph, num_stages=num_stages) if stage_speed is None else None

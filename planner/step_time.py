@@ -198,7 +198,7 @@ def _optimizer_s(
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> Floats:
-    """Return the time of the update: gradients read, state read and written, weights written [s]."""
+    """Return the time of the update: gradients read, state and weights read and written [s]."""
     elements = np.zeros(stages.num_stages)
     for key, parameters in stages.parameters.items():
         group, replicated = sync_group(key, mesh)
@@ -244,8 +244,8 @@ def step_time(
     The pipeline takes :func:`simulator.closed_form.pipeline_time_s`. Stage ``s`` may synchronise
     while stages before it still run backward, so the tail is
     :math:`\max_s (e_s - \sum_{j<s} B_j)` with :math:`e_s` its exposed reduction, optimizer and
-    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes; replicas
-    wait for it in their gradient reduction.
+    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes;
+    replicas wait for it in their gradient reduction.
     """
     forward, backward = actions.forward_s, actions.backward_s
 
@@ -284,7 +284,7 @@ def step_time(
 def _busiest(
     actions: ActionTimes, *, mesh: MeshShape, num_microbatches: int
 ) -> tuple[int, dict[str, float]]:
-    """Return the pipeline rank with most work and what it does between first and last action [s]."""
+    """Return the pipeline rank with most work and what it does in all its actions [s]."""
     parts = {term: np.zeros(mesh.pp) for term in BREAKDOWN_TERMS}
     compute = actions.forward_compute_s + actions.backward_compute_s
     parts["compute"] = num_microbatches * per_rank_sum(compute, mesh.pp)

@@ -97,6 +97,7 @@ def parse_partial_strategy(text: str) -> dict[str, Any]:
     planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, schedule, sharding, recompute, sequence_parallel, layout
     """
     fields: dict[str, Any] = {}
+    parsed: int | bool | str
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
@@ -112,7 +113,8 @@ def parse_partial_strategy(text: str) -> dict[str, Any]:
             parsed = (value == "on") if key == "sequence_parallel" else value
         else:
             raise StrategyError(
-                f"strategy '{text}': unknown key '{key}'; expected one of {', '.join(STRATEGY_KEYS)}"
+                f"strategy '{text}': unknown key '{key}'; "
+                f"expected one of {', '.join(STRATEGY_KEYS)}"
             )
         if name in fields:
             raise StrategyError(f"strategy '{text}': key '{key}' is given twice; keep one")
