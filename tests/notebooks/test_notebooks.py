@@ -26,6 +26,7 @@ print(_json.dumps({
     "found": [[*point, p["step_time_s"], *p["step_time_interval_s"], p["strategy"]]
               for point, p in found.items()],
     "scored": [[strategy, *point, p["step_time_s"]] for (strategy, point), p in scored.items()],
+    "sums": [sum(p["breakdown_s"].values()) / p["step_time_s"] for p in scored.values()],
     "curves": {inside: curve["step_ms"].tolist() for inside, curve in curves.items()},
     "memory": memory[["step_ms", "peak_GiB"]].reset_index().values.tolist(),
 }))
@@ -118,6 +119,11 @@ def test_the_search_agrees_with_simulate_and_overlooks_little(bandwidth: dict[st
         assert low_s < found_s < high_s
         best_s = min(step_s[s, inside, total] for s in bandwidth["winners"])
         assert best_s <= found_s <= best_s * (1 + SEARCH_NOISE)
+
+
+@pytest.mark.slow
+def test_parts_of_a_step_add_up_to_it(bandwidth: dict[str, Any]) -> None:
+    assert bandwidth["sums"] == pytest.approx([1.0] * len(bandwidth["sums"]), rel=1e-9)
 
 
 @pytest.mark.slow
