@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
+from executor.checks import check_same_model
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
 from executor.layouts import LayoutBoundary, apply_layout
 from executor.local_shards import LocalShards
@@ -100,6 +101,12 @@ def assemble(
     """Build the model by seed and keep this rank's part of it, split as the plan says."""
     shape = settings.shape
     model = build_model(source, seed=settings.seed).to(device)
+    if settings.scale_down == 1:
+        check_same_model(
+            plan,
+            parameters={name for name, _ in model.named_parameters(remove_duplicate=False)},
+            modules={path for path, _ in model.named_modules()},
+        )
     parts = parts_of(model, source=source, settings=settings, pipeline_rank=ranks.coordinate("pp"))
     layout = plan.layouts[0] if plan.layouts and shape.size("tp") > 1 else None
     modes = partial(run_modes, shape=shape, has_layout=layout is not None, check=settings.check)

@@ -1,5 +1,7 @@
 """Whether a plan can run here, told before anything starts."""
 
+from collections.abc import Collection
+
 from executor.errors import RunError
 from planner.plan import Plan
 from planner.strategy import parse_strategy
@@ -48,4 +50,31 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
         raise RunError(
             f"strategy {plan.strategy}: sharding={strategy.sharding} beside a layout that splits "
             "samples over tp cannot be run; plan with sharding=none"
+        )
+
+
+def check_same_model(plan: Plan, *, parameters: Collection[str], modules: Collection[str]) -> None:
+    """Refuse a plan whose names the model does not have: the model was changed after planning.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan, for the model at its own size.
+    parameters, modules : collection of str
+        Names in the model that was built.
+
+    Raises
+    ------
+    RunError
+        With the first name that is missing.
+    """
+    wanted = [name for layout in plan.layouts for name in layout.parameters]
+    missing = next((name for name in wanted if name not in parameters), None)
+    if missing is None:
+        paths = [path for stage in plan.stages for path in stage.module_paths]
+        missing = next((path for path in paths if path not in modules), None)
+    if missing is not None:
+        raise RunError(
+            f"{plan.model.source}: the plan places {missing!r}, which the model does not have; "
+            "the model changed since: make the plan anew with 'paraplan plan'"
         )

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from executor.result import RunResult, load_run, result_to_json, write_atomicall
 from executor.settings import SETTINGS_FILE, RunSettings, progress_total, settings_to_json
 from executor.shape import MAX_LOCAL_PROCESSES, shape_of_run
 from planner.models.resolve import resolve_model
+from planner.models.source import ModelSource
 from planner.plan import Plan, plan_to_json
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -79,54 +79,64 @@ def run_plan(
     """
     if steps < 1 or scale_down < 1:
         raise RunError(f"steps={steps}, scale_down={scale_down}: expected at least 1 of each")
-    source = resolve_model(plan.model.source)
-    if scale_down > 1:
-        if source.scale_down is None:
-            raise RunError(f"{source.source}: has no sizes to scale down; leave out --scale-down")
-        source = source.scale_down(scale_down)
+    source = _scaled_source(plan, scale_down)
     world = _torchrun_world()
+    length = sequence_length or min(
+        plan.workload.sequence_length,
+        source.default_sequence_length if scale_down > 1 else plan.workload.sequence_length,
+    )
     shape = shape_of_run(
         plan,
         num_processes=num_processes or (MAX_LOCAL_PROCESSES if world is None else _planned(plan)),
         scale_down=scale_down,
-        sequence_length=sequence_length or _sequence_length(plan, source.default_sequence_length,
-                                                            scale_down=scale_down),
+        sequence_length=length,
         global_batch_size=global_batch_size,
         tensor_limits=[limit for _, limit in source.tensor_parallel_limits],
-    )  # fmt: skip
+    )
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
-    settings = RunSettings(
-        plan_path=_PLAN_FILE, model=source.source, scale_down=scale_down, shape=shape,
-        stage_items=tuple(
-            sum(units.last - units.first for units in stage.units) for stage in plan.stages
-        ),
-        stage_paths=tuple(
-            stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
-        ),
-        steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
-        threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
-        result_path=_RESULT_FILE, local=world is None,
-    )  # fmt: skip
-    tell = progress or _silent
     with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
         run_dir = Path(folder)
+        settings = RunSettings(
+            plan_path=str(run_dir / _PLAN_FILE), model=source.source, scale_down=scale_down,
+            shape=shape,
+            stage_items=tuple(
+                sum(units.last - units.first for units in stage.units) for stage in plan.stages
+            ),
+            stage_paths=tuple(
+                stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
+            ),
+            steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
+            threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
+            result_path=str(run_dir / _RESULT_FILE), local=world is None,
+        )  # fmt: skip
         (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
-        settings = replace(
-            settings, plan_path=str(run_dir / _PLAN_FILE), result_path=str(run_dir / _RESULT_FILE)
-        )
         if world is None:
-            tell(f"starting {shape.num_processes} processes", 0, progress_total(settings))
-            (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
-            launch(
-                "executor.worker:run_local_rank", run_dir, num_processes=shape.num_processes,
-                threads_per_process=settings.threads_per_process, progress=tell,
-            )  # fmt: skip
-            result: RunResult | None = load_run(run_dir / _RESULT_FILE)
+            result: RunResult | None = _run_locally(settings, run_dir, progress or _silent)
         else:
             result = _join_torchrun(settings, world)
     if result is not None and output is not None:
         write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
     return result
+
+
+def _scaled_source(plan: Plan, scale_down: int) -> ModelSource:
+    source = resolve_model(plan.model.source)
+    if scale_down == 1:
+        return source
+    if source.scale_down is None:
+        raise RunError(f"{source.source}: has no sizes to scale down; leave out --scale-down")
+    return source.scale_down(scale_down)
+
+
+def _run_locally(settings: RunSettings, run_dir: Path, progress: Progress) -> RunResult:
+    processes = settings.shape.num_processes
+    progress(f"starting {processes} processes", 0, progress_total(settings))
+    (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
+    launch(
+        "executor.worker:run_local_rank", run_dir, num_processes=processes,
+        threads_per_process=settings.threads_per_process, progress=progress,
+    )  # fmt: skip
+    return load_run(run_dir / _RESULT_FILE)
 
 
 def _planned(plan: Plan) -> int:
@@ -135,11 +145,6 @@ def _planned(plan: Plan) -> int:
 
 def _silent(what: str, done: int, total: int) -> None:
     """Drop a message."""
-
-
-def _sequence_length(plan: Plan, model_length: int, *, scale_down: int) -> int:
-    planned = plan.workload.sequence_length
-    return planned if scale_down == 1 else min(planned, model_length)
 
 
 def _torchrun_world() -> int | None:

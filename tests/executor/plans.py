@@ -71,6 +71,8 @@ def hybrid_layout(size):
 def plan_of(strategy, *, model=TINY_GPT, chain=None, layout=None, batch=8, sequence=16,
             optimizer="adam"):  # fmt: skip
     chosen = parse_strategy(strategy)
+    if chain is None and not model.startswith("gpt2"):
+        chain = ("",)
     if chain is None:
         chain = ("embedding", *(f"blocks.{i}" for i in range(4)), "head")
     count = chosen.pipeline_parallel_size * chosen.virtual_stages

@@ -182,6 +182,13 @@ def test_a_corrupt_plan_is_refused(tmp_path):
         load_plan(path)
 
 
+@pytest.mark.distributed
+def test_a_plan_for_a_model_that_changed_is_refused():
+    layout = megatron_layout(2, num_layers=5)
+    with pytest.raises(RunError, match="the model changed since: make the plan anew"):
+        run_plan(plan_of("tp=2,microbatch=8", layout=layout), timeout_s=TIMEOUT_S)
+
+
 def test_rounds_that_torch_cannot_deal_out_are_refused():
     plan = plan_of("pp=2,microbatch=1,schedule=interleaved,virtual_stages=2", batch=5)
     with pytest.raises(RunError, match="choose a global batch with 4 microbatches"):
