@@ -91,7 +91,7 @@ def fitted_breakdown(breakdown_s: Mapping[str, float], *, step_time_s: float) ->
     >>> fitted_breakdown(parts, step_time_s=6.5)
     {'compute': 5.0, 'data': 1.5, 'bubble': 0.0}
     """
-    fitted = dict(breakdown_s)
+    fitted = {term: max(0.0, value) for term, value in breakdown_s.items()}
     surplus = sum(fitted.values()) - step_time_s
     if surplus <= 0:
         waiting = fitted["bubble"] - surplus

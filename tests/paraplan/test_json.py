@@ -70,7 +70,7 @@ def test_recomputation_raises_hardware_flops_only(call: Call) -> None:
     full = object_of(call, *arguments, "--strategy", "recompute=full")
     assert plain["hfu"] == plain["mfu"]
     assert full["hfu"] > full["mfu"]
-    assert full["hfu"] / full["mfu"] <= 4 / 3
+    assert full["hfu"] / full["mfu"] <= 4 / 3 * (1 + 1e-9)
     assert full["model_flops_per_step"] == plain["model_flops_per_step"]
     assert full["step_time_s"] > plain["step_time_s"]
     saved = [made["memory_breakdown_bytes"]["activations"] for made in (full, plain)]

@@ -35,6 +35,7 @@ STRATEGIES = (
     "dp=2,tp=1,pp=4,microbatch=2,schedule=interleaved,virtual_stages=3",
     "dp=4,cp=2,microbatch=4,recompute=selective",
     "dp=2,tp=4,microbatch=16,layout=mixed",
+    "tp=8,microbatch=8,layout=mixed",
 )
 
 
