@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from planner.evaluation import Evaluation, evaluate, evaluate_memory
 from planner.feasibility import find_rejection
+from planner.layout_choice import layout_that_fits
 from planner.problem import PriceBook
 from planner.replay import replay_step_time
 from planner.space import divisors, microbatch_sizes, recomputes
@@ -66,13 +67,14 @@ def _megatron(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
     tp = _largest_tensor_size(book, num_devices, node)
     repeats = max(unit.count for unit in book.problem.graph.units)
     sequence = bool(book.problem.graph.sequence_labels) and tp > 1
+    is_training = book.problem.workload.is_training
     return [
         Strategy(
             data_parallel_size=num_devices // (tp * pp),
             tensor_parallel_size=tp,
             pipeline_parallel_size=pp,
             sequence_parallel=sequence,
-            sharding="optimizer" if num_devices > tp * pp else "none",
+            sharding="optimizer" if is_training and num_devices > tp * pp else "none",
         )
         for pp in divisors(num_devices // tp)
         if pp <= repeats and (tp > 1 or pp > 1)
@@ -113,10 +115,10 @@ def _best_of(book: PriceBook, name: str, strategies: Iterable[Strategy]) -> Base
 
 def _least_recompute(book: PriceBook, strategy: Strategy) -> Evaluation:
     """Return the strategy with as little recomputation as fits, or with all of it."""
-    layout = book.layouts(strategy)[0]
     modes = recomputes(book.problem, fixed={})
-    for mode in modes:
-        _, overflow_bytes = evaluate_memory(book, replace(strategy, recompute=mode), layout)
-        if overflow_bytes <= 0:
-            return evaluate(book, replace(strategy, recompute=mode), layout)
-    return evaluate(book, replace(strategy, recompute=modes[-1]), layout)
+    options = [replace(strategy, recompute=mode) for mode in modes]
+    for option in options:
+        layout = layout_that_fits(book, option)
+        if evaluate_memory(book, option, layout)[1] <= 0:
+            return evaluate(book, option, layout)
+    return evaluate(book, options[-1], layout_that_fits(book, options[-1]))

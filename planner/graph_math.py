@@ -61,6 +61,29 @@ def tensor_elements(tensor: Tensor, *, sizes: Mapping[str, float]) -> float:
     return term_elements((label for dim in tensor.dims for label in dim), sizes=sizes)
 
 
+MODEL_ATTENTION_BACKWARD = 2.0
+"""Backward over forward of attention as model FLOPs count it; what a fused kernel computes again is
+no model work (PaLM, arXiv:2204.02311, appendix B) [1]."""
+
+
+def model_flops(graph: ModelGraph, *, batch_size: int, training: bool) -> float:
+    """Return the FLOPs that the model asks for, without any recomputation [FLOP].
+
+    This is what MFU counts; :func:`total_flops` counts what the kernels execute.
+    """
+    sizes = label_sizes(graph, microbatch_size=batch_size)
+    total = 0.0
+    for unit in graph.units:
+        for name in unit.operators:
+            operator = graph.operator(name)
+            forward = num_flops(operator, sizes=sizes, phase="forward")
+            backward = num_flops(operator, sizes=sizes, phase="backward") if training else 0.0
+            if operator.kind == "attention":
+                backward = min(backward, MODEL_ATTENTION_BACKWARD * forward)
+            total += unit.count * (forward + backward)
+    return total
+
+
 def total_flops(graph: ModelGraph, *, batch_size: int, phase: Phase | None = None) -> float:
     """Return the FLOPs of all units and repetitions for a batch; both phases if none given [FLOP].
 

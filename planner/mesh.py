@@ -53,8 +53,25 @@ class MeshShape:
         )
 
     def neighbour_group(self) -> Group:
-        """Return a pair of neighbouring pipeline stages."""
-        return axis_group(size=2, stride=self.stage_ranks, devices_per_node=self.devices_per_node)
+        """Return the slowest pair of neighbouring pipeline stages.
+
+        Where the pipeline leaves a node, some stage sends to another node, and all its ranks do so
+        at once over that node's NICs.
+
+        Examples
+        --------
+        >>> mesh = MeshShape(pp=4, dp=1, cp=1, tp=4, ep=1, devices_per_node=8)
+        >>> mesh.neighbour_group()
+        Group(num_ranks=2, ranks_per_node=1, num_nodes=2, concurrent=4)
+        """
+        if self.pp * self.stage_ranks <= self.devices_per_node:
+            return Group(num_ranks=2, ranks_per_node=2, num_nodes=1)
+        return Group(
+            num_ranks=2,
+            ranks_per_node=1,
+            num_nodes=2,
+            concurrent=min(self.stage_ranks, self.devices_per_node),
+        )
 
 
 def mesh_of(strategy: Strategy, *, devices_per_node: int) -> MeshShape:

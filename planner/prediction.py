@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.evaluation import Evaluation
-from planner.graph_math import total_flops
+from planner.graph_math import model_flops as model_flops_of
 from planner.interval import step_time_interval
 from planner.problem import Problem
 from planner.stage_memory import MEMORY_TERMS
@@ -31,10 +31,8 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     """
     workload, strategy = problem.workload, evaluation.strategy
     devices = strategy.num_devices
-    model_flops = total_flops(
-        problem.graph,
-        batch_size=workload.global_batch_size,
-        phase=None if workload.is_training else "forward",
+    model_flops = model_flops_of(
+        problem.graph, batch_size=workload.global_batch_size, training=workload.is_training
     )
     peak = problem.cluster.device.peak_flops_per_s[workload.precision]
     model_rate = model_flops / step_time_s / devices

@@ -22,7 +22,7 @@ from planner.strategy import Sharding, Strategy
 from planner.workload import Workload
 
 Floats = NDArray[np.float64]
-MEMORY_WEIGHTS_S_PER_BYTE = (0.0, 1e-12, 1e-11, 1e-10)
+MEMORY_WEIGHTS_S_PER_BYTE = (0.0, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8)
 """Lagrange weights on memory that give one layout each [s/B]; duplicates are dropped."""
 
 

@@ -186,6 +186,9 @@ def _score_core(
     modes = recomputes(book.problem, fixed=fixed)
     any_fits = False
     for strategy in options:
+        if not _leanest_fits(book, strategy, modes[-1]):
+            tally.reject("memory", f"'{strategy}' does not fit even with every weight cut")
+            continue
         for layout in book.layouts(strategy):
             if strategy.layout == "mixed" and layout.name != "hybrid":
                 tally.reject("same as unmixed", f"'{strategy}' mixes nothing: {layout.name}")
@@ -200,6 +203,22 @@ def _score_core(
             if mode == modes[0]:
                 break
     return any_fits
+
+
+def _leanest_fits(book: PriceBook, strategy: Strategy, most: Recompute) -> bool:
+    """Return whether a mix could fit: no layout holds less than one that cuts everything.
+
+    With sequence parallelism the unmixed layout keeps a share of every weight and activation.
+    """
+    graph = book.problem.graph
+    length, tp = graph.sequence_length, strategy.tensor_parallel_size
+    if strategy.layout != "mixed" or not graph.sequence_labels or length % tp:
+        return True
+    leanest = replace(strategy, layout="tensor", sequence_parallel=True, recompute=most)
+    if find_rejection(book.problem, leanest) is not None:
+        return True
+    _, overflow_bytes = evaluate_memory(book, leanest, book.layouts(leanest)[0])
+    return overflow_bytes <= 0
 
 
 def _first_fitting(

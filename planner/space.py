@@ -153,14 +153,22 @@ def _deals_evenly(problem: Problem, num_stages: int) -> bool:
     return max(counts) % num_stages == 0 or sum(counts) % num_stages == 0
 
 
-def shardings(problem: Problem, *, replicas: int, fixed: dict[str, Any]) -> list[Sharding]:
-    """Return the shardings worth trying for a number of replicas."""
+def shardings(
+    problem: Problem, *, replicas: int, pipeline_size: int, fixed: dict[str, Any]
+) -> list[Sharding]:
+    """Return the shardings worth trying for a number of replicas.
+
+    Under a pipeline, gradients are accumulated whole and reduced once: sharded gradients then cost
+    as much as a sharded optimizer alone and are tried only where the user fixes them.
+    """
     if "sharding" in fixed:
         return [fixed["sharding"]]
     if replicas == 1:
         return ["none"]
     if not problem.workload.is_training:
         return ["none", "parameters"]
+    if pipeline_size > 1:
+        return ["none", "optimizer", "parameters"]
     return ["none", "optimizer", "gradients", "parameters"]
 
 
@@ -185,7 +193,7 @@ def strategies_of(
         dp = fixed.get("data_parallel_size", max(1, left // pp))
         for schedule, chunks in schedules(problem, pipeline_size=pp, fixed=fixed):
             for sharding in shardings(
-                problem, replicas=dp * core.context_parallel_size, fixed=fixed
+                problem, replicas=dp * core.context_parallel_size, pipeline_size=pp, fixed=fixed
             ):
                 base = Strategy(
                     data_parallel_size=dp,

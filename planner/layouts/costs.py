@@ -1,7 +1,7 @@
 """Prices of one operator under one choice, computed once and remembered."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hardware_profiles.cluster import Cluster
@@ -90,6 +90,9 @@ class OperatorCost:
 
 
 _SETTINGS: OrderedDict[tuple[Any, ...], Setting] = OrderedDict()
+_PRICES: OrderedDict[tuple[Any, ...], tuple[ModelGraph, Cluster, SoftwareProfile, dict[Any, Any]]]
+_PRICES = OrderedDict()
+"""Prices that settings share which differ in replicas only; with what their ids stand for."""
 
 
 def setting_of(
@@ -114,11 +117,25 @@ def setting_of(
             sizes=local_sizes(
                 graph, microbatch_size=microbatch_size, context_parallel_size=mesh.cp
             ),
+            prices=_shared_prices(
+                (*key[:3], replace(mesh, dp=1), *key[4:]), graph, cluster, software
+            ),
         )  # fmt: skip
         _SETTINGS[key] = found
         if len(_SETTINGS) > _MAX_SETTINGS:
             _SETTINGS.popitem(last=False)
     return found
+
+
+def _shared_prices(
+    key: tuple[Any, ...], graph: ModelGraph, cluster: Cluster, software: SoftwareProfile
+) -> dict[Any, Any]:
+    """Return one table for all settings with this key: nothing in it depends on replicas."""
+    if key not in _PRICES:
+        _PRICES[key] = (graph, cluster, software, {})
+        if len(_PRICES) > _MAX_SETTINGS:
+            _PRICES.popitem(last=False)
+    return _PRICES[key][-1]
 
 
 def cut_of(setting: Setting, choice: str | None) -> Cut:
@@ -133,12 +150,11 @@ def collective_seconds(
     setting: Setting, kind: CollectiveKind, num_bytes: float, *axes: Axis
 ) -> float:
     """Return the exposed time of a collective over some axes [s]."""
-    key = ("collective", kind, num_bytes, axes)
+    group = setting.mesh.group(*axes)
+    key = ("collective", kind, num_bytes, group, axes == ("tp",))
     seconds: float | None = setting.prices.get(key)
     if seconds is None:
-        seconds = collective_time(
-            kind, num_bytes, group=setting.mesh.group(*axes), cluster=setting.cluster
-        )
+        seconds = collective_time(kind, num_bytes, group=group, cluster=setting.cluster)
         if axes == ("tp",):
             seconds *= 1 - setting.software.overlap_tensor_parallel
         setting.prices[key] = seconds

@@ -194,10 +194,30 @@ def _class_costs(
     labels: dict[str, tuple[str | None, ...]],
     states: tuple[TensorState, ...],
 ) -> list[Costs]:
+    names = {
+        name
+        for flow in group.flows
+        for name in (flow.producer, *(reader.operator for reader in flow.readers))
+        if name is not None
+    }
+    key = ("edges", group.name, states, tuple((name, labels[name]) for name in sorted(names)))
+    edges: list[Costs] | None = setting.prices.get(key)
+    if edges is None:
+        edges = setting.prices[key] = _edge_costs(setting, group, labels, states)
+    return [_state_costs(setting, group, states), *edges]
+
+
+def _edge_costs(
+    setting: Setting,
+    group: FlowClass,
+    labels: dict[str, tuple[str | None, ...]],
+    states: tuple[TensorState, ...],
+) -> list[Costs]:
+    """Return what moves between a tensor and each operator that makes or reads it."""
     graph = setting.graph
     counts = unit_counts(graph)
     variable = tensor_variable(group)
-    found = [_state_costs(setting, group, states)]
+    found = []
     for flow in group.flows:
         if flow.producer is not None:
             name, whole = flow.producer, producer_bytes(setting, flow)
