@@ -12,17 +12,17 @@ from hardware_profiles.device import DeviceProfile, Precision
 from hardware_profiles.errors import ParaplanError, ProfileError
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import ModelError, PlanError, StrategyError
-from planner.evaluation import evaluate, evaluate_memory
+from planner.evaluation import evaluate
 from planner.feasibility import find_rejection
 from planner.graph import ModelGraph
-from planner.layouts.terms import LayoutSolution
+from planner.layout_choice import layout_that_fits
 from planner.make_plan import plan_of_search, plan_of_strategy
 from planner.models.resolve import resolve_model
 from planner.plan import Plan, load_plan
 from planner.problem import PriceBook, Problem
 from planner.replay import replay_step_time, shown_timeline
 from planner.search import Objective, Progress, Ranked, SearchResult, search
-from planner.strategy import Strategy, check_strategy, parse_partial_strategy, parse_strategy
+from planner.strategy import check_strategy, parse_partial_strategy, parse_strategy
 from planner.tracing import trace_model
 from planner.workload import AttentionChoice, Mode, OptimizerName, Workload
 from simulator.timeline import Timeline
@@ -168,26 +168,10 @@ def rank_strategy(problem: Problem, text: str) -> tuple[PriceBook, Ranked]:
     if rejection is not None:
         raise StrategyError(rejection.message)
     book = PriceBook(problem=problem)
-    evaluation = evaluate(book, strategy, _layout_of(book, strategy))
+    evaluation = evaluate(book, strategy, layout_that_fits(book, strategy))
     return book, Ranked(
         evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
     )
-
-
-def _layout_of(book: PriceBook, strategy: Strategy) -> LayoutSolution:
-    """Return the layout that the search takes: the fastest that fits, else the leanest.
-
-    Where layouts may mix, those that do come first; the search counts the others as unmixed.
-    """
-    layouts = book.layouts(strategy)
-    mixes = [layout for layout in layouts if layout.name == "hybrid"]
-    overflows: list[tuple[float, int, LayoutSolution]] = []
-    for layout in mixes if strategy.layout == "mixed" and mixes else layouts:
-        _, overflow_bytes = evaluate_memory(book, strategy, layout)
-        if overflow_bytes <= 0:
-            return layout
-        overflows.append((overflow_bytes, len(overflows), layout))
-    return min(overflows, key=lambda found: found[:2])[2]
 
 
 def simulate(options: Options, *, detail: str = "folded") -> tuple[Plan, Timeline]:

@@ -171,32 +171,30 @@ def strategies(problem: Problem) -> Iterator[Strategy]:
 def sample(problem: Problem, number: int) -> list[Evaluation]:
     possible = [s for s in strategies(problem) if find_rejection(problem, s) is None]
     book = PriceBook(problem=problem)
-    chosen = random.Random(7).sample(possible, number)
+    chosen = random.Random(7).sample(possible, min(number, len(possible)))
     return [evaluate(book, s, book.layouts(s)[0]) for s in chosen]
 
 
 CEILINGS = {
-    ("no-overlap", "1f1b"): (0.999, 1.03),
-    ("no-overlap", "interleaved"): (0.91, 1.26),
-    ("eager", "1f1b"): (0.98, 1.05),
-    ("eager", "interleaved"): (0.86, 1.20),
-    ("megatron-core", "1f1b"): (0.98, 1.09),
-    ("megatron-core", "interleaved"): (0.87, 1.20),
+    "no-overlap": {"1f1b": (0.99, 1.05), "interleaved": (0.91, 1.28)},
+    "eager": {"1f1b": (0.97, 1.07), "interleaved": (0.87, 1.19)},
+    "megatron-core": {"1f1b": (0.98, 1.14), "interleaved": (0.88, 1.18)},
 }
-"""Closed form over engine, worst of 300 random strategies with a margin. Interleaving is where they
-part: 12 blocks with embedding and head on few ranks make unlike stages (over), and gathered weights
-wait on every virtual stage (under)."""
+"""Closed form over engine: the worst of all 457 strategies of the problem with 2 % to spare.
+Interleaving is where they part. 12 blocks with the embedding and the head on few ranks make unlike
+stages, which the closed form charges as if all waited for the slowest (over); weights that are
+gathered wait on every virtual stage (under)."""
 
 
-@pytest.mark.parametrize("software", ["no-overlap", "eager", "megatron-core"])
+@pytest.mark.parametrize("software", list(CEILINGS))
 def test_the_closed_form_agrees_with_the_engine(software: str) -> None:
     problem = problem_of(cluster=TWO_NODES, global_batch=64, software=software)
     ratios: dict[str, list[tuple[float, str]]] = {"1f1b": [], "interleaved": []}
-    for evaluation in sample(problem, 80):
+    for evaluation in sample(problem, 100):
         ratio = evaluation.step.step_time_s / replay_step_time(evaluation)
         ratios[evaluation.strategy.schedule].append((ratio, str(evaluation.strategy)))
     for schedule, pairs in ratios.items():
-        low, high = CEILINGS[software, schedule]
+        low, high = CEILINGS[software][schedule]
         print(f"{software} {schedule}: lowest {min(pairs)}, highest {max(pairs)}")
         assert min(pairs)[0] >= low
         assert max(pairs)[0] <= high
