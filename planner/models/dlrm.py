@@ -13,6 +13,21 @@ from planner.models.sizes import DlrmSize
 from planner.models.source import Batch
 
 
+ROW_MULTIPLE = 64
+"""Tables of at least this many rows are padded to a multiple, so that ranks can share rows."""
+
+
+def padded_rows(rows: int) -> int:
+    """Return the rows a table is built with.
+
+    Examples
+    --------
+    >>> padded_rows(7), padded_rows(1543)
+    (7, 1600)
+    """
+    return rows if rows < ROW_MULTIPLE else -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
 class Interaction(nn.Module):
     """Dot products of all pairs of feature vectors, beside the dense features themselves."""
 
@@ -36,7 +51,9 @@ class Dlrm(nn.Module):
         width = size.embedding_size
         num_vectors = len(size.table_rows) + 1
         self.bottom = _mlp((size.num_dense, *size.bottom_widths, width))
-        self.tables = nn.ModuleList(nn.Embedding(rows, width) for rows in size.table_rows)
+        self.tables = nn.ModuleList(
+            nn.Embedding(padded_rows(rows), width) for rows in size.table_rows
+        )
         self.interaction = Interaction(num_vectors)
         pairs = num_vectors * (num_vectors - 1) // 2
         self.top = _mlp((width + pairs, *size.top_widths))

@@ -45,10 +45,12 @@ def _version(package: str) -> str:
 
 
 def _code_fingerprint() -> str:
-    """Hash the tracer's own files, so that a changed rule never meets an old graph."""
+    """Hash the tracer's and the presets' files: a changed rule or model never meets an old graph."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "models"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
