@@ -74,6 +74,8 @@ def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None
     from executor.calibrate import calibrate
     from hardware_profiles import load_cluster
 
+    if processes is not None and processes < 1:
+        raise StrategyError(f"--processes is {processes}; expected at least 1")
     with progress_bar(quiet=as_json) as progress:
         path = calibrate(quick=quick, processes=processes, progress=progress)
     cluster = load_cluster(str(path))

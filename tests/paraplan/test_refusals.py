@@ -168,6 +168,7 @@ def test_missing_files(refused: Call, tmp_path: Path) -> None:
         ("simulate", tmp_path / "no.json"),
         ("report", tmp_path / "no.json"),
         ("run", tmp_path / "no.json"),
+        ("compare", tmp_path / "no.json", tmp_path / "none.json"),
         ("simulate", "--cases", tmp_path / "no.jsonl"),
         ("simulate", "--cases", tmp_path),
         ("simulate", "mlp", "--cluster", tmp_path / "no.toml", "--global-batch", "8"),
@@ -186,6 +187,10 @@ def test_run_refuses_counts_below_one(
     refused: Call, tmp_path: Path, option: str, value: str
 ) -> None:
     assert f"{option} is 0" in refused("run", tmp_path / "p.json", option, value).err
+
+
+def test_calibrate_refuses_no_process(refused: Call) -> None:
+    assert "--processes is 0" in refused("calibrate", "--processes", "0").err
 
 
 @pytest.mark.parametrize("verb", ["plan", "simulate"])
