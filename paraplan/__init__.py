@@ -6,16 +6,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Strategy": "planner.strategy",
-    "Workload": "planner.workload",
-    "Plan": "planner.plan",
-    "load_plan": "planner.plan",
-    "load_cluster": "hardware_profiles",
-    "trace": "paraplan.planning",
-    "plan": "paraplan.planning",
-    "simulate": "paraplan.planning",
-    "run": "paraplan.running",
-    "compare": "paraplan.running",
+    "Options": ("paraplan.planning", "Options"),
+    "Plan": ("planner.plan", "Plan"),
+    "Strategy": ("planner.strategy", "Strategy"),
+    "compare": ("executor.compare", "compare"),
+    "load_cluster": ("hardware_profiles", "load_cluster"),
+    "load_plan": ("planner.plan", "load_plan"),
+    "plan": ("paraplan.planning", "plan"),
+    "run": ("executor.run", "run_plan"),
+    "simulate": ("paraplan.planning", "simulate"),
+    "trace": ("paraplan.planning", "trace"),
 }
 __all__ = sorted([*_HOME, "__version__"])
 
@@ -24,7 +24,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its room on first use: importing this package is instant."""
     if name not in _HOME:
         raise AttributeError(f"module 'paraplan' has no attribute '{name}'")
-    return getattr(import_module(_HOME[name]), name)
+    module, attribute = _HOME[name]
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

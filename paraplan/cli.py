@@ -200,11 +200,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help=".html or .md file to write.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Write a plan's report again, as HTML or Markdown."""
     from paraplan.verbs_plan import report_verb
 
-    report_verb(plan_file, cluster=cluster, out=out)
+    report_verb(plan_file, cluster=cluster, out=out, as_json=json)
 
 
 _COMMAND_LINE_ERROR: type[Exception] = next(

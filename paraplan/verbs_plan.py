@@ -157,7 +157,9 @@ def _case(line: str) -> dict[str, Any]:
     return answer
 
 
-def report_verb(plan_file: Path, *, cluster: str | None, out: Path | None) -> None:
+def report_verb(
+    plan_file: Path, *, cluster: str | None, out: Path | None, as_json: bool = False
+) -> None:
     """Write the report of a plan file again."""
     from hardware_profiles import load_cluster
     from paraplan.planning import timeline_of_plan
@@ -174,4 +176,7 @@ def report_verb(plan_file: Path, *, cluster: str | None, out: Path | None) -> No
         write_html_report(
             plan, timeline, target, cluster=load_cluster(cluster or plan.cluster.name)
         )
-    print_text(f"Written: {target}")
+    if as_json:
+        print_json({"files": [str(target)]})
+    else:
+        print_text(f"Written: {target}")

@@ -23,6 +23,7 @@ class Baseline:
     """Empty where it fits."""
 
 
+GIB = 2.0**30
 NAMES = ("data parallel", "FSDP", "tensor parallel", "Megatron-style")
 
 
@@ -66,7 +67,8 @@ def _megatron(book: PriceBook, num_devices: int, node: int) -> list[Strategy]:
     """Tensor parallel inside the node, pipeline across, data parallel for the rest."""
     tp = _largest_tensor_size(book, num_devices, node)
     repeats = max(unit.count for unit in book.problem.graph.units)
-    sequence = bool(book.problem.graph.sequence_labels) and tp > 1
+    graph = book.problem.graph
+    sequence = bool(graph.sequence_labels) and tp > 1 and graph.sequence_length % tp == 0
     is_training = book.problem.workload.is_training
     return [
         Strategy(
@@ -109,7 +111,7 @@ def _best_of(book: PriceBook, name: str, strategies: Iterable[Strategy]) -> Base
         name=name,
         evaluation=nearest,
         step_time_s=nearest.step.step_time_s,
-        reason=f"needs {nearest.peak_bytes / 1e9:.0f} GB of {capacity / 1e9:.0f} GB per device",
+        reason=f"needs {nearest.peak_bytes / GIB:.0f} GiB of {capacity / GIB:.0f} GiB per device",
     )
 
 

@@ -44,8 +44,12 @@ def explain(result: SearchResult) -> dict[str, Any]:
         answer = f"{answer} Beside data parallelism, {mixed['sentence']}."
     return {
         "sentence": answer,
-        "bottleneck": f"{WORDS[term]} takes {breakdown[term] / best.step_time_s:.0%} of the step; "
-        f"the largest loss is {WORDS[loss]} ({breakdown[loss] / best.step_time_s:.0%})",
+        "bottleneck": f"{WORDS[term]} takes {breakdown[term] / best.step_time_s:.0%} of the step"
+        + (
+            f"; the largest loss is {WORDS[loss]} ({breakdown[loss] / best.step_time_s:.1%})"
+            if breakdown[loss] > 0
+            else ""
+        ),
         "binding_constraint": _binding(result),
         "runner_up": _runner_up(result),
         "what_if": what_ifs(result.book, best),
@@ -183,7 +187,7 @@ def _named(alternative: Mapping[str, Any]) -> str:
 
 
 def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
-    """Return the step time of the same strategy on a machine that is twice as good in one way.
+    """Return the step time of the same strategy on a machine twice as good, most useful first.
 
     Layouts stay as planned. Stages of unlike devices are cut anew for the new speeds, and where
     that cut turns out worse the old one would be kept, so that no gain is below zero.
@@ -199,7 +203,7 @@ def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
         found.append(
             {"change": change, "step_time_s": scaled, "gain": 1.0 - scaled / ranked.step_time_s}
         )
-    return found
+    return sorted(found, key=lambda row: -row["gain"])
 
 
 def replace_cluster(problem: Problem, cluster: Cluster) -> Problem:

@@ -122,7 +122,7 @@ def _headline(problem: Problem, ranked: Ranked) -> dict[str, Any]:
 
 def _baseline(problem: Problem, baseline: Baseline) -> dict[str, Any]:
     if baseline.evaluation is None or baseline.step_time_s is None:
-        return {"name": baseline.name, "fits": False, "reason": baseline.reason}
+        return {"name": baseline.name, "fits": None, "reason": f"not possible: {baseline.reason}"}
     full = prediction(problem, baseline.evaluation, step_time_s=baseline.step_time_s)
     return {"name": baseline.name, "reason": baseline.reason} | {
         key: full[key] for key in _HEADLINE
@@ -151,12 +151,11 @@ def planned_stages(graph: ModelGraph, evaluation: Evaluation) -> tuple[PlannedSt
 def assumptions(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
     """Return what a reader must know to judge the numbers, one line each."""
     device = problem.cluster.device
-    kinds: dict[str, list[str]] = {}
-    for name, provenance in sorted(device.provenance.items()):
-        kinds.setdefault(provenance.kind, []).append(name)
+    assumed = [
+        name for name, source in sorted(device.provenance.items()) if source.kind == "assumed"
+    ]
     lines = [
-        f"{device.name}: "
-        + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items())),
+        f"{device.name}: {', '.join(assumed) or 'nothing'} (its other figures have sources)",
         f"software profile '{problem.software.name}': {problem.software.title}",
         f"precision {problem.workload.precision}, optimizer {problem.workload.optimizer}, "
         f"{problem.state.total:g} B per parameter before sharding",

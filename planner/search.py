@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from planner.baselines import Baseline, find_baselines
+from planner.baselines import GIB, Baseline, find_baselines
 from planner.errors import NoFeasiblePlanError, StrategyError
 from planner.evaluation import Evaluation, evaluate, evaluate_memory
 from planner.feasibility import find_rejection
@@ -366,7 +366,7 @@ def _nothing_fits(book: PriceBook, tally: _Tally) -> str:
     nearest = evaluate(book, strategy, layout)
     capacity = min(nearest.capacity_bytes)
     return (
-        f"{head}; the nearest, '{strategy}', needs {nearest.peak_bytes / 1e9:.1f} GB of "
-        f"{capacity / 1e9:.1f} GB per device; try more devices, a larger device, a smaller "
+        f"{head}; the nearest, '{strategy}', needs {nearest.peak_bytes / GIB:.1f} GiB of "
+        f"{capacity / GIB:.1f} GiB per device; try more devices, a larger device, a smaller "
         "--seq-len or a leaner --optimizer"
     )

@@ -12,7 +12,6 @@ from planner.models.data import generator, integers, normals
 from planner.models.sizes import DlrmSize
 from planner.models.source import Batch
 
-
 ROW_MULTIPLE = 64
 """Tables of at least this many rows are padded to a multiple, so that ranks can share rows."""
 

@@ -60,7 +60,8 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
         color_system="standard" if color else None, legacy_windows=False, emoji=False, markup=False,
     )  # fmt: skip
     parts: list[RenderableType] = [
-        _heading(summary), "", _answer(summary), "", _figures(summary, bar_cells(columns)),
+        _heading(summary), "", _answer(summary), _strategy(summary), "",
+        _figures(summary, bar_cells(columns)),
     ]  # fmt: skip
     why = _why(summary)
     if why is not None:
@@ -87,8 +88,12 @@ def _heading(summary: Summary) -> Text:
 
 
 def _answer(summary: Summary) -> Text:
-    answer = Text(summary.sentence)
-    return answer.append(f"\n--strategy {summary.strategy}", style="cyan")
+    return Text(summary.sentence)
+
+
+def _strategy(summary: Summary) -> Text:
+    """Return the strategy on one line, however long: it is there to be copied."""
+    return Text(f"--strategy {summary.strategy}", style="cyan", no_wrap=True, overflow="ignore")
 
 
 def _grid() -> Table:

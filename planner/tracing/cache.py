@@ -45,7 +45,7 @@ def _version(package: str) -> str:
 
 
 def _code_fingerprint() -> str:
-    """Hash the tracer's and the presets' files: a changed rule or model never meets an old graph."""
+    """Hash the tracer's and the presets' files: changed code never meets an old graph."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for folder in (here, here.parent / "models"):
