@@ -212,7 +212,7 @@ def test_nothing_fits(refused: Call) -> None:
     assert "no feasible plan for gpt2" in answer.err
     assert "memory" in answer.err
     assert "the nearest, 'dp=" in answer.err
-    assert "of 1.0 GB per device" in answer.err
+    assert "of 0.9 GiB per device" in answer.err
 
 
 def test_a_fixed_part_that_cannot_be(refused: Call) -> None:

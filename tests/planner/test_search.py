@@ -127,7 +127,7 @@ def test_other_objectives(objective: Any) -> None:
 
 
 def test_nothing_fits_names_the_nearest() -> None:
-    with pytest.raises(NoFeasiblePlanError, match=r"memory.*the nearest, 'dp=.*of 1\.0 GB"):
+    with pytest.raises(NoFeasiblePlanError, match=r"memory.*the nearest, 'dp=.*of 0\.9 GiB"):
         found("gpt2", f"{MACHINE}?memory=1GB")
 
 
