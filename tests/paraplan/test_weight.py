@@ -58,11 +58,11 @@ def test_planning_from_a_cached_graph_loads_no_torch(
     assert not loaded_by(code, home=home) & {"torch", "transformers"}
 
 
-def test_the_public_names_are_few_and_all_there() -> None:
+def test_the_public_names_are_ten_and_all_there() -> None:
     import paraplan
 
     names = [name for name in paraplan.__all__ if not name.startswith("_")]
-    assert len(names) == 11  # ten and the options they take
+    assert len(names) == 10
     for name in names:
         if name not in ("run", "compare"):
             assert callable(getattr(paraplan, name))
