@@ -44,6 +44,9 @@ class ItemCosts:
     workspace_bytes: Floats
     parameters: Mapping[GradientKey, Floats]
     """Elements held by one rank, by gradient group."""
+    is_recomputed: Floats
+    """1 for items that full recomputation covers, else 0: the repeated blocks, or all items of a
+    model without repetition; embedding and head keep what they save, as in Megatron-LM [1]."""
     tied_parameters: Floats
     """Elements of weights that an earlier unit counts, held again on a later stage [1]."""
     forward_flops: Floats
@@ -115,11 +118,17 @@ def item_costs(
             )
             for key in keys
         },
+        is_recomputed=_recomputed(graph)[repeat],
         tied_parameters=spread(lambda unit: unit.tied_parameters),
         forward_flops=spread(lambda unit: unit.forward_flops),
         backward_flops=spread(lambda unit: unit.backward_flops),
         selective_flops=spread(lambda unit: unit.selective_recompute_flops),
     )
+
+
+def _recomputed(graph: ModelGraph) -> Floats:
+    counts = np.array([unit.count for unit in graph.units])
+    return (counts > 1).astype(np.float64) if counts.max() > 1 else np.ones(len(counts))
 
 
 def _gradient_key(group: GradientGroup) -> GradientKey:
@@ -170,6 +179,7 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         boundary_bytes=first.boundary_bytes,
         workspace_bytes=first.workspace_bytes,
         parameters=first.parameters,
+        is_recomputed=first.is_recomputed,
         tied_parameters=first.tied_parameters,
         forward_flops=first.forward_flops,
         backward_flops=first.backward_flops,

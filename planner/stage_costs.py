@@ -60,10 +60,11 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
     def largest(values: Floats) -> Floats:
         return np.maximum.reduceat(values, starts)
 
+    again = items.is_recomputed
     extra_compute: dict[Recompute, Floats] = {
         "none": np.zeros(len(starts)),
         "selective": add(items.selective_s),
-        "full": add(items.forward_s),
+        "full": add(items.forward_s * again),
     }
     backward_compute = {
         mode: add(items.backward_s) + extra_compute[mode] for mode in RECOMPUTE_MODES
@@ -71,7 +72,8 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
     forward_comm = {category: add(values) for category, values in items.forward_comm_s.items()}
     backward_comm: dict[Recompute, dict[str, Floats]] = {
         mode: {
-            category: add(values) + (forward_comm[category] if mode == "full" else 0.0)
+            category: add(values)
+            + (add(items.forward_comm_s[category] * again) if mode == "full" else 0.0)
             for category, values in items.backward_comm_s.items()
         }
         for mode in RECOMPUTE_MODES
@@ -91,14 +93,14 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         saved_bytes={
             "none": add(items.saved_bytes),
             "selective": add(items.selective_saved_bytes),
-            "full": add(items.boundary_bytes),
+            "full": add(np.where(again > 0, items.boundary_bytes, items.saved_bytes)),
         },
         transient_bytes={
             "none": largest(items.workspace_bytes),
             "selective": largest(
                 items.workspace_bytes + items.saved_bytes - items.selective_saved_bytes
             ),
-            "full": largest(items.workspace_bytes + items.saved_bytes),
+            "full": largest(items.workspace_bytes + items.saved_bytes * again),
         },
         entry_bytes=items.boundary_bytes[starts],
         parameters=_parameters(items, starts),
@@ -106,7 +108,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         recomputed_flops={
             "none": 0.0,
             "selective": float(items.selective_flops.sum()),
-            "full": float(items.forward_flops.sum()),
+            "full": float((items.forward_flops * again).sum()),
         },
         largest_item_parameters=largest(items.total_parameters()),
     )

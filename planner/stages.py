@@ -42,8 +42,8 @@ def balanced_cuts(
 ) -> Ints:
     """Return stage starts that minimise the largest stage time.
 
-    Bisection on the limit with a greedy fill, exact to 1e-7 of the total; every stage holds at
-    least one item.
+    Bisection on the limit with a greedy fill: exact to 1e-7 of the total for equal speeds, near it
+    for unlike ones. Every stage holds at least one item.
 
     Parameters
     ----------
