@@ -36,8 +36,8 @@ from simulator.work import Work
 
 _TILES = (8, 16, 32, 64)
 """Register tiles tried: rows and columns of the kernel's inner block [elements]."""
-_LARGE_COPY_BYTES = 1 << 20
-"""From here on a copy leaves the first caches, as activations do [B]."""
+_LARGE_COPY_BYTES = 1 << 24
+"""From here on a copy leaves the caches and its memory is new, as for large activations [B]."""
 _COPY_PASSES = 2
 """A copy reads and writes each byte [1]."""
 _CONVOLUTION_GAIN_LIMIT = 10.0
@@ -292,7 +292,9 @@ def _device_provenance(
         "vector_flops_per_s": _provenance(_of(samples, "vector"), source, "in-place product"),
         "memory_bytes": Provenance(source=source, kind="derived", note="equal shares of the RAM"),
         "memory_bandwidth_bytes_per_s": of_copies,
-        "memory_efficiency": _provenance(large, source, "median of copies of 1 MiB and more"),
+        "memory_efficiency": _provenance(
+            large, source, "median of copies of 16 MiB and more into new memory"
+        ),
         "memory_half_bytes": assumed,
         "launch_latency_s": _provenance(_of(samples, "launch"), source, "small additions"),
         "num_compute_units": derived,

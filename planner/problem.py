@@ -12,7 +12,7 @@ from planner.gradient_sync import SyncTimes, sync_times
 from planner.graph import ModelGraph
 from planner.item_costs import ItemCosts, item_costs, slowest
 from planner.layouts.evaluate import all_unit_terms
-from planner.layouts.solve import solve_layouts
+from planner.layouts.solve import data_layout, solve_layouts
 from planner.layouts.terms import LayoutSolution
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts, stage_costs
@@ -124,7 +124,16 @@ class PriceBook:
                     (replace(key, dp=0), tuple(layout.choices.values())), layout
                 )
                 for layout in solved
+                if not mixes_batch_statistics(problem.graph, layout)
             )
+            if not self._layouts[key]:
+                self._layouts[key] = (
+                    data_layout(
+                        problem.graph,
+                        tensor_parallel_size=key.tp,
+                        microbatch_size=key.microbatch_size,
+                    ),
+                )
         return self._layouts[key]
 
     def items(
@@ -208,6 +217,19 @@ class PriceBook:
                 software=problem.software,
             )
         return self._syncs[key]
+
+
+def mixes_batch_statistics(graph: ModelGraph, layout: LayoutSolution) -> bool:
+    """Return whether some batch norms would see slices of the batch and others all of it.
+
+    Such a network computes another function than either a split or a whole batch gives.
+    """
+    splits = {
+        layout.choices.get(name) == graph.batch_label
+        for name, operator in graph.graph.nodes(data="operator")
+        if operator.kind == "normalization" and "batch_norm" in operator.target
+    }
+    return len(splits) > 1
 
 
 def _as_if_all(cluster: Cluster, device: DeviceProfile) -> Cluster:

@@ -124,7 +124,7 @@ def overhead_memory(
     device_kind: DeviceKind,
 ) -> dict[str, Floats]:
     """Return communication buffers, the fixed part and fragmentation per pipeline rank [B]."""
-    has_context = device_kind in ("gpu", "tpu")
+    has_context = device_kind != "fpga"
     communicates = mesh.dp * mesh.cp > 1
     buckets = np.full(mesh.pp, 2.0 * software.gradient_bucket_bytes if communicates else 0.0)
     total = per_rank_sum(stages.total_parameters(), mesh.pp) * 4.0
