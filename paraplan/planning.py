@@ -21,7 +21,8 @@ from planner.models.resolve import resolve_model
 from planner.plan import Plan, load_plan
 from planner.problem import PriceBook, Problem
 from planner.replay import replay_step_time, shown_timeline
-from planner.search import Objective, Progress, Ranked, SearchResult, search
+from planner.scoring import Progress
+from planner.search import Objective, Ranked, SearchResult, search
 from planner.strategy import check_strategy, parse_partial_strategy, parse_strategy
 from planner.tracing import trace_model
 from planner.workload import AttentionChoice, Mode, OptimizerName, Workload

@@ -121,7 +121,8 @@ def _runner_up(result: SearchResult) -> dict[str, Any] | None:
 def mix(result: SearchResult) -> dict[str, Any] | None:
     """Return what a per-layer mix gains over pure splits, here and with the other kind of overlap.
 
-    Krizhevsky's mix saves gradient traffic; what a stack hides anyway cannot be saved again.
+    Krizhevsky's mix saves gradient traffic; what a stack hides anyway cannot be saved again. None
+    where the plan mixes nothing, or plain data parallelism does not fit.
     """
     best = result.best
     if best.evaluation.layout.name != "hybrid":
@@ -131,8 +132,12 @@ def mix(result: SearchResult) -> dict[str, Any] | None:
         baseline.name: baseline.step_time_s
         for baseline in result.baselines
         if baseline.step_time_s is not None
+        and not baseline.reason
         and baseline.name in ("data parallel", "tensor parallel")
     }
+    data_here = pure.get("data parallel")
+    if data_here is None:
+        return None
     other = load_software("eager" if problem.software.overlap_gradient_sync == 0 else "no-overlap")
     strategy = best.evaluation.strategy
     fixed = {"layout": "mixed", "pipeline_parallel_size": 1, "sharding": strategy.sharding}
@@ -141,8 +146,7 @@ def mix(result: SearchResult) -> dict[str, Any] | None:
     except NoFeasiblePlanError:
         return None
     data_there = next(b.step_time_s for b in there.baselines if b.name == "data parallel")
-    data_here = pure.get("data parallel")
-    if data_here is None or data_there is None:
+    if data_there is None:
         return None
     gain = 1.0 - best.step_time_s / data_here
     gain_there = 1.0 - there.best.step_time_s / data_there

@@ -2,25 +2,23 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from planner.baselines import GIB, Baseline, find_baselines
-from planner.errors import NoFeasiblePlanError, StrategyError
-from planner.evaluation import Evaluation, evaluate, evaluate_memory
-from planner.feasibility import find_rejection
-from planner.layouts.terms import LayoutSolution
+from planner.errors import NoFeasiblePlanError
+from planner.evaluation import Evaluation, evaluate
 from planner.problem import PriceBook, Problem
-from planner.replay import replay_step_time
-from planner.space import Core, cores, divisors, microbatch_sizes, recomputes, strategies_of
-from planner.strategy import Recompute, Strategy, check_strategy
+from planner.replay import replay_step_times
+from planner.scoring import Progress, Tally, score_all
+from planner.space import divisors
+from planner.strategy import Strategy
 
 Objective = Literal["time", "cost", "devices"]
 NUM_FINALISTS = 8
 CLASS_MARGIN = 1.05
 """The best two of every class within this factor of the leader are replayed too."""
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,22 +44,6 @@ class SearchResult:
     rejected: dict[str, int]
     search_time_s: float
     objective: Objective
-
-
-@dataclass(kw_only=True)
-class _Tally:
-    """What the enumeration saw."""
-
-    num_candidates: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    first_message: dict[str, str] = field(default_factory=dict)
-    nearest: tuple[float, Strategy, LayoutSolution] | None = None
-    fitting: list[Evaluation] = field(default_factory=list)
-
-    def reject(self, reason: str, message: str, count: int = 1) -> None:
-        self.num_candidates += count
-        self.rejected[reason] += count
-        self.first_message.setdefault(reason, message)
 
 
 def search(
@@ -93,9 +75,9 @@ def search(
     started = time.perf_counter()
     fixed = fixed or {}
     book = PriceBook(problem=problem)
-    tally = _Tally()
+    tally = Tally()
     for num_devices in _device_counts(problem, objective=objective, fixed=fixed):
-        _score_all(book, tally, num_devices=num_devices, fixed=fixed, progress=progress)
+        score_all(book, tally, num_devices=num_devices, fixed=fixed, progress=progress)
         if tally.fitting and objective != "cost":
             break
     if not tally.fitting:
@@ -132,117 +114,6 @@ def _device_counts(
     yield from sorted(counts, reverse=objective == "time")
 
 
-def _score_all(
-    book: PriceBook,
-    tally: _Tally,
-    *,
-    num_devices: int,
-    fixed: dict[str, Any],
-    progress: Progress | None,
-) -> None:
-    problem = book.problem
-    all_cores = list(cores(problem, num_devices=num_devices, fixed=fixed))
-    sizes = microbatch_sizes(problem, fixed=fixed)
-    for number, core in enumerate(all_cores):
-        for size in sizes:
-            if progress is not None:
-                progress(
-                    f"tp={core.tensor_parallel_size} microbatch={size}", number, len(all_cores)
-                )
-            options = _valid(problem, core, tally, size=size, num_devices=num_devices, fixed=fixed)
-            if options and not _score_core(book, tally, options, fixed=fixed):
-                break
-
-
-def _valid(
-    problem: Problem,
-    core: Core,
-    tally: _Tally,
-    *,
-    size: int,
-    num_devices: int,
-    fixed: dict[str, Any],
-) -> list[Strategy]:
-    valid = []
-    for strategy in strategies_of(
-        problem, core, microbatch_size=size, num_devices=num_devices, fixed=fixed
-    ):
-        try:
-            rejection = find_rejection(problem, check_strategy(strategy))
-        except StrategyError as error:
-            tally.reject("contradiction", str(error))
-            continue
-        if rejection is not None:
-            tally.reject(rejection.reason, rejection.message)
-        else:
-            valid.append(strategy)
-    return valid
-
-
-def _score_core(
-    book: PriceBook, tally: _Tally, options: list[Strategy], *, fixed: dict[str, Any]
-) -> bool:
-    """Score strategies that share layouts; return whether larger microbatches may fit, too."""
-    modes = recomputes(book.problem, fixed=fixed)
-    any_fits = False
-    for strategy in options:
-        if not _leanest_fits(book, strategy, modes[-1]):
-            tally.reject("memory", f"'{strategy}' does not fit even with every weight cut")
-            continue
-        for layout in book.layouts(strategy):
-            if strategy.layout == "mixed" and layout.name != "hybrid":
-                tally.reject("same as unmixed", f"'{strategy}' mixes nothing: {layout.name}")
-                any_fits = True
-                continue
-            mode = _first_fitting(book, tally, strategy, layout, modes)
-            if mode is None:
-                continue
-            any_fits = True
-            tally.num_candidates += 1
-            tally.fitting.append(evaluate(book, replace(strategy, recompute=mode), layout))
-            if mode == modes[0]:
-                break
-    return any_fits
-
-
-def _leanest_fits(book: PriceBook, strategy: Strategy, most: Recompute) -> bool:
-    """Return whether a mix could fit: no layout holds less than one that cuts everything.
-
-    With sequence parallelism the unmixed layout keeps a share of every weight and activation.
-    """
-    graph = book.problem.graph
-    length, tp = graph.sequence_length, strategy.tensor_parallel_size
-    if strategy.layout != "mixed" or not graph.sequence_labels or length % tp:
-        return True
-    leanest = replace(strategy, layout="tensor", sequence_parallel=True, recompute=most)
-    if find_rejection(book.problem, leanest) is not None:
-        return True
-    _, overflow_bytes = evaluate_memory(book, leanest, book.layouts(leanest)[0])
-    return overflow_bytes <= 0
-
-
-def _first_fitting(
-    book: PriceBook,
-    tally: _Tally,
-    strategy: Strategy,
-    layout: LayoutSolution,
-    modes: list[Recompute],
-) -> Recompute | None:
-    """Return the least recomputation with which a candidate fits: more is never faster.
-
-    Layouts come fastest first, so where the first fits as it is, leaner ones are not tried.
-    """
-    for mode in modes:
-        tried = replace(strategy, recompute=mode)
-        _, overflow_bytes = evaluate_memory(book, tried, layout)
-        if overflow_bytes <= 0:
-            return mode
-        tally.reject("memory", f"'{tried}' does not fit")
-        if tally.nearest is None or overflow_bytes < tally.nearest[0]:
-            tally.nearest = (overflow_bytes, tried, layout)
-    return None
-
-
 def _order(evaluation: Evaluation, step_time_s: float, objective: Objective) -> tuple[Any, ...]:
     """Return the sort key: objective, then time, then the plainer strategy."""
     strategy = evaluation.strategy
@@ -267,13 +138,12 @@ def _rank(
     scored = sorted(fitting, key=lambda e: _order(e, e.step.step_time_s, objective))
     finalists = _finalists(_distinct(scored))
     chosen = {id(e) for e in finalists}
-    ranked = []
-    for number, evaluation in enumerate(finalists):
-        if progress is not None:
-            progress("replaying finalists", number, len(finalists))
-        ranked.append(
-            Ranked(evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True)
-        )
+    if progress is not None:
+        progress("replaying finalists", 0, len(finalists))
+    ranked = [
+        Ranked(evaluation=evaluation, step_time_s=step_time_s, replayed=True)
+        for evaluation, step_time_s in zip(finalists, replay_step_times(finalists), strict=True)
+    ]
     rest = [
         Ranked(evaluation=e, step_time_s=e.step.step_time_s, replayed=False)
         for e in _distinct(scored)
@@ -351,7 +221,7 @@ def _best_first(ranked: list[Ranked], *, objective: Objective) -> list[Ranked]:
     return [best, *(r for r in ordered if r is not best)]
 
 
-def _nothing_fits(book: PriceBook, tally: _Tally) -> str:
+def _nothing_fits(book: PriceBook, tally: Tally) -> str:
     problem = book.problem
     total = sum(tally.rejected.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.rejected.items()))
