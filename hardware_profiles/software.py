@@ -41,6 +41,9 @@ class SoftwareProfile:
     """Precision of accumulated gradients and of their collective, in mixed precision."""
     master_weights: bool
     """Mixed precision keeps fp32 master weights beside the 16-bit ones."""
+    sharded_operator_overhead_s: float = 0.0
+    """Host time that one operator on sharded tensors costs beyond the plain one, not hidden behind
+    the device (DTensor's dispatch on a CPU) [s]."""
     scatters_pipeline: bool = False
     """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
     fixed_memory_bytes: float

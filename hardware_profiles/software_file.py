@@ -24,6 +24,7 @@ SWITCHES = (
 )
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
+    "sharded_operator_overhead": ("sharded_operator_overhead_s", "time", 1.0),
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
     "overlap_parameter_gather": ("overlap_parameter_gather", "ratio", 1.0),
     "overlap_tensor_parallel": ("overlap_tensor_parallel", "ratio", 1.0),

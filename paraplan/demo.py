@@ -12,7 +12,6 @@ REAL = ("gpt2-xl", "dgx-a100-80g:2", "256", "1024")
 """Model, cluster, global batch and sequence length of the plan for a rented machine."""
 HERE = ("gpt2?scale_down=4", "16", "128")
 """Model, global batch and sequence length of the plan for this machine."""
-PROCESSES = "4"
 
 
 def main() -> int:
@@ -47,7 +46,7 @@ def _steps(out: Path) -> list[tuple[str, list[str]]]:
         ),
         (
             "Measure this machine",
-            ["calibrate", "--quick", "--processes", PROCESSES],
+            ["calibrate", "--quick"],
         ),
         (
             f"Plan {local_model} for this machine",

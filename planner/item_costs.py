@@ -21,6 +21,8 @@ from simulator.collectives import collective_time
 Floats = NDArray[np.float64]
 GradientKey = tuple[tuple[str, ...], bool]
 """Axes over which gradients are partial, and whether the parameters are experts'."""
+BACKWARD_OPERATORS = 2.0
+"""Backward operators per forward operator: a gradient for the input and one for the weight [1]."""
 CATEGORY_OF_AXIS = {"tp": "tensor", "cp": "context", "ep": "expert", "dp": "data"}
 
 
@@ -84,6 +86,8 @@ def item_costs(
     def spread(value: Callable[[UnitTerms], float]) -> Floats:
         return np.array([value(unit) for unit in units], dtype=np.float64)[repeat]
 
+    dispatch_s = software.sharded_operator_overhead_s if mesh.tp > 1 else 0.0
+    dispatch = dispatch_s * np.array([len(unit.operators) for unit in graph.units])[repeat]
     categories = sorted(
         {CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication}
     )
@@ -99,8 +103,8 @@ def item_costs(
     keys = sorted({_gradient_key(group) for unit in units for group in unit.gradient_groups})
     return ItemCosts(
         layout=layout,
-        forward_s=spread(lambda unit: unit.forward_s),
-        backward_s=spread(lambda unit: unit.backward_s),
+        forward_s=spread(lambda unit: unit.forward_s) + dispatch,
+        backward_s=spread(lambda unit: unit.backward_s) + BACKWARD_OPERATORS * dispatch,
         selective_s=spread(lambda unit: unit.selective_recompute_s),
         forward_comm_s={c: exposed["forward", c] for c in categories},
         backward_comm_s={c: exposed["backward", c] for c in categories},
