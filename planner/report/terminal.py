@@ -30,6 +30,8 @@ _TIGHT = 0.95
 """Share of memory from which the bar warns [1]."""
 _MOST_TERMS, _MOST_WHAT_IF, _MOST_ASSUMPTIONS = 5, 2, 3
 _GLYPHS = "█▓▒░▚▞"
+_STRATEGY = "\ue001"
+"""Stands for the strategy until the text is laid out: rich would fold or crop it."""
 _UNBROKEN = "\ue000"
 """Stands for a space that must not end a line; rich breaks at no-break spaces as well."""
 _COLORS = ("bright_blue", "yellow", "green", "magenta", "cyan", "red")
@@ -60,7 +62,7 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
         color_system="standard" if color else None, legacy_windows=False, emoji=False, markup=False,
     )  # fmt: skip
     parts: list[RenderableType] = [
-        _heading(summary), "", _answer(summary), _strategy(summary), "",
+        _heading(summary), "", _answer(summary), Text(_STRATEGY), "",
         _figures(summary, bar_cells(columns)),
     ]  # fmt: skip
     why = _why(summary)
@@ -73,6 +75,7 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
         parts += ["", notes]
     console.print(Padding(Group(*parts), (0, 1)))
     text = out.getvalue().replace(_UNBROKEN, " ")
+    text = text.replace(_STRATEGY, _strategy(summary, color=color))
     lines = [line.rstrip() for line in text.splitlines()]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -91,9 +94,10 @@ def _answer(summary: Summary) -> Text:
     return Text(summary.sentence)
 
 
-def _strategy(summary: Summary) -> Text:
+def _strategy(summary: Summary, *, color: bool) -> str:
     """Return the strategy on one line, however long: it is there to be copied."""
-    return Text(f"--strategy {summary.strategy}", style="cyan", no_wrap=True, overflow="ignore")
+    text = f"--strategy {summary.strategy}"
+    return f"\x1b[36m{text}\x1b[0m" if color else text
 
 
 def _grid() -> Table:
