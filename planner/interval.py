@@ -24,8 +24,8 @@ UPWARD = 1.5
 VALIDATED_KINDS = frozenset({"gpu"})
 """Kinds of device with published step times among the validation cases."""
 UNVALIDATED_OFF = 2.0 / 3.0
-"""Assumed half-width for other kinds: up to a factor of two upwards. Steps on CPU processes took 1.5
-to 1.8 times the prediction from calibrated kernels (``paraplan compare``) [1]."""
+"""Assumed half-width for other kinds: up to a factor of two upwards. Steps on CPU processes took
+1.5 to 1.8 times the prediction from calibrated kernels (``paraplan compare``) [1]."""
 _COMPUTE_FIELDS = ("matmul.", "memory_efficiency", "attention_")
 _COMMUNICATION = ("tensor", "data", "pipeline", "context", "expert")
 
