@@ -45,13 +45,14 @@ def sync_times(
     """Return what keeping replicas equal costs each stage.
 
     Unsharded gradients are all-reduced; sharded ones are reduce-scattered, and the updated or used
-    weights all-gathered (ZeRO, arXiv:1910.02054, section 7: 2, 2 and 3 times the parameters).
+    weights all-gathered (ZeRO, arXiv:1910.02054, section 7: 2, 2 and 3 times the parameters); the
+    shards of what is whole on several tensor ranks are all-reduced over these.
     Messages go in buckets of ``software.gradient_bucket_bytes``.
     """
     zero = np.zeros(stages.num_stages)
     gradient, update, gather, scatter = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     for key, parameters in stages.parameters.items():
-        group, replicated = sync_group(key, mesh)
+        group, shards = sync_group(key, mesh), shard_group(key, mesh)
         if group.num_ranks == 1:
             continue
 
@@ -60,7 +61,7 @@ def sync_times(
         def times(
             kind: CollectiveKind,
             item: float,
-            group: Group = group,
+            group: Group = shards,
             distinct: Floats = distinct,
             where: NDArray[np.intp] = where,
         ) -> Floats:
@@ -70,10 +71,12 @@ def sync_times(
             ]
             return np.array(found)[where]
 
-        if sharding == "none" or replicated:
-            gradient += times("all_reduce", gradient_bytes)
+        if sharding == "none" or shards.num_ranks == 1:
+            gradient += times("all_reduce", gradient_bytes, group)
             continue
         scattered = times("reduce_scatter", gradient_bytes)
+        if group.num_ranks > shards.num_ranks:
+            scattered += times("all_reduce", gradient_bytes / shards.num_ranks, mesh.group("tp"))
         gathered = times("all_gather", state.gathered)
         gradient += scattered
         scatter += scattered
@@ -85,16 +88,31 @@ def sync_times(
     )
 
 
-def sync_group(key: GradientKey, mesh: MeshShape) -> tuple[Group, bool]:
-    """Return the ranks that hold the same parameters, and whether they are replicas inside ``tp``.
+def sync_group(key: GradientKey, mesh: MeshShape) -> Group:
+    """Return the ranks over which gradients are partial sums.
 
     Parameters that are whole on several tensor ranks (norms under sequence parallelism, layers that
-    split the batch) are reduced over that axis too, and sharded over all of it.
+    split the batch) are reduced over that axis, too.
     """
     axes, is_expert = key
-    if is_expert:
-        return mesh.expert_data_group(), False
-    return mesh.group(*axes), "dp" not in axes and "cp" not in axes
+    return mesh.expert_data_group() if is_expert else mesh.group(*axes)
+
+
+def shard_group(key: GradientKey, mesh: MeshShape) -> Group:
+    """Return the ranks over which parameters and their state are sharded: data and context ranks.
+
+    Never tensor ranks: what is whole on several of them is sharded on each alike, by torch's
+    ``fully_shard`` over ``dp`` as by Megatron's distributed optimizer.
+
+    Examples
+    --------
+    >>> mesh = MeshShape(pp=1, dp=2, cp=1, tp=4, ep=1, devices_per_node=8)
+    >>> norm = (("dp", "cp", "tp"), False)
+    >>> sync_group(norm, mesh).num_ranks, shard_group(norm, mesh).num_ranks
+    (8, 2)
+    """
+    _, is_expert = key
+    return mesh.expert_data_group() if is_expert else mesh.group("dp", "cp")
 
 
 def _bucketed(

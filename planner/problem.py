@@ -17,7 +17,7 @@ from planner.layouts.terms import LayoutSolution
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts, stage_costs
 from planner.stages import stage_cuts
-from planner.state_memory import FP32_BYTES, StateBytes, state_bytes
+from planner.state_memory import StateBytes, state_bytes
 from planner.strategy import Sharding, Strategy
 from planner.workload import Workload
 
@@ -45,8 +45,6 @@ class Problem:
     @property
     def gradient_bytes(self) -> float:
         """Bytes per gradient element on the wire [B]."""
-        if self.software.gradient_precision == "fp32" and self.software.master_weights:
-            return FP32_BYTES
         return self.state.gradients
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceKind
 from hardware_profiles.software import SoftwareProfile
-from planner.gradient_sync import sync_group
+from planner.gradient_sync import shard_group
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
 from planner.state_memory import StateBytes, sharded_state_bytes
@@ -59,29 +59,40 @@ def state_memory(
 ) -> dict[str, Floats]:
     """Return weights, gradients, optimizer state and gathered units per pipeline rank [B].
 
-    ``keeps_whole_gradients`` says that sharded gradients are nonetheless accumulated whole (torch
-    pipelining reduces once per step, ``notes/executor.md`` section 3).
+    ``keeps_whole_gradients`` says that sharded gradients are nonetheless accumulated whole: torch
+    pipelining reduces once per step, and what a backward gathered stays whole until the next
+    forward reshards it (``set_reshard_after_backward(False)`` in
+    ``torch.distributed.pipelining.stage``), so that a rank comes to hold all its weights.
     """
     zero = np.zeros(stages.num_stages)
     weights, gradients, optimizer = zero.copy(), zero.copy(), zero.copy()
     for key, elements in stages.parameters.items():
-        group, replicated = sync_group(key, mesh)
-        used: Sharding = "none" if replicated else sharding
-        kept = sharded_state_bytes(state, sharding=used, shard_size=group.num_ranks)
+        kept = sharded_state_bytes(
+            state, sharding=sharding, shard_size=shard_group(key, mesh).num_ranks
+        )
         weights += elements * kept[0]
         gradients += elements * (state.gradients if keeps_whole_gradients else kept[1])
         optimizer += elements * kept[2]
-    gathered = zero.copy()
-    if sharding == "parameters":
-        unsharded = state.gathered + (0.0 if keeps_whole_gradients else state.gradients)
-        gathered = GATHERED_UNITS * stages.largest_item_parameters * unsharded
-        gathered = np.minimum(gathered, stages.total_parameters() * unsharded)
     return {
         "parameters": per_rank_sum(weights, mesh.pp),
         "gradients": per_rank_sum(gradients, mesh.pp),
         "optimizer": per_rank_sum(optimizer, mesh.pp),
-        "gathered_parameters": per_rank_max(gathered, mesh.pp),
+        "gathered_parameters": _gathered_bytes(
+            stages, mesh=mesh, sharding=sharding, state=state, stays=keeps_whole_gradients
+        ),
     }
+
+
+def _gathered_bytes(
+    stages: StageCosts, *, mesh: MeshShape, sharding: Sharding, state: StateBytes, stays: bool
+) -> Floats:
+    """Return whole weights (and gradients) beside the shards per pipeline rank [B]."""
+    if sharding != "parameters":
+        return np.zeros(mesh.pp)
+    if stays:
+        return per_rank_sum(stages.total_parameters() * state.gathered, mesh.pp)
+    units = np.minimum(GATHERED_UNITS * stages.largest_item_parameters, stages.total_parameters())
+    return per_rank_max(units * (state.gathered + state.gradients), mesh.pp)
 
 
 def activation_memory(

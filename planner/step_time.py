@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
-from planner.gradient_sync import SyncTimes, sync_group
+from planner.gradient_sync import SyncTimes, shard_group
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
 from planner.stage_memory import per_rank_sum
@@ -201,8 +201,7 @@ def _optimizer_s(
     """Return the time of the update: gradients read, state and weights read and written [s]."""
     elements = np.zeros(stages.num_stages)
     for key, parameters in stages.parameters.items():
-        group, replicated = sync_group(key, mesh)
-        elements += parameters / (1 if sharding == "none" or replicated else group.num_ranks)
+        elements += parameters / (1 if sharding == "none" else shard_group(key, mesh).num_ranks)
     kept = OPTIMIZER_STATE_BYTES[workload.optimizer]
     per_element = state.gradients + 2.0 * max(state.optimizer, kept) + 2.0 * state.parameters
     distinct, where = np.unique(elements, return_inverse=True)

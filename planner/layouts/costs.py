@@ -31,7 +31,8 @@ from planner.layouts.work import (
     total_flops,
 )
 from planner.mesh import MeshShape
-from planner.workload import OPTIMIZER_STATE_BYTES, Workload
+from planner.state_memory import state_bytes
+from planner.workload import Workload
 from simulator.collectives import collective_time
 from simulator.groups import CollectiveKind
 from simulator.operators import operator_time
@@ -169,19 +170,12 @@ def whole_bytes(setting: Setting, tensor: str, labels: tuple[str, ...]) -> float
 
 def bytes_per_parameter(setting: Setting) -> float:
     """Return weight, gradient, optimizer state and master copy of one parameter [B]."""
-    workload, software = setting.workload, setting.software
-    if not workload.is_training:
-        return float(workload.compute_bytes)
-    master = 4.0 if software.master_weights and workload.compute_bytes < 4 else 0.0  # noqa: PLR2004
-    state = OPTIMIZER_STATE_BYTES[workload.optimizer]
-    return workload.compute_bytes + gradient_item_bytes(setting) + state + master
+    return state_bytes(setting.workload, software=setting.software).total
 
 
-def gradient_item_bytes(setting: Setting) -> int:
+def gradient_item_bytes(setting: Setting) -> float:
     """Return the bytes of one element of an accumulated gradient [B]."""
-    if setting.software.gradient_precision == "fp32":
-        return 4
-    return setting.workload.compute_bytes
+    return state_bytes(setting.workload, software=setting.software).gradients
 
 
 def operator_cost(setting: Setting, name: str, choice: str | None) -> OperatorCost:
