@@ -171,12 +171,13 @@ def _data_parallel(
     inner: nn.Module, blocks: list[nn.Module], *, ranks: RankMesh, recorder: Recorder
 ) -> nn.Module:
     mesh = ranks.axis("dp")
-    if mesh is None or ranks.shape.mode == "infer":
+    is_training, sharding = ranks.shape.mode == "train", ranks.shape.sharding
+    if mesh is None:
         return inner
-    if ranks.shape.sharding != "none":
-        shard_parameters(inner, blocks, mesh=mesh, sharding=ranks.shape.sharding)
+    if sharding == "parameters" or (is_training and sharding != "none"):
+        shard_parameters(inner, blocks, mesh=mesh, sharding=sharding)
         return inner
-    if _own_average(ranks) is not None:
+    if not is_training or _own_average(ranks) is not None:
         return inner
     return replicate(inner, group=mesh.get_group(), recorder=recorder)
 

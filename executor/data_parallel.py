@@ -19,11 +19,16 @@ from planner.strategy import Sharding
 def replicate(
     module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder
 ) -> DistributedDataParallel:
-    """Wrap a model in DDP whose bucket all-reduces are recorded."""
+    """Wrap a model in DDP whose bucket all-reduces are recorded.
+
+    Gradients are views of the buckets: as copies they would take their size a second time.
+    """
     with warnings.catch_warnings():
         # torch 2.13 renames the option; buffers are equal by seed, the old name keeps them so
         warnings.simplefilter("ignore", FutureWarning)
-        replicated = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+        replicated = DistributedDataParallel(
+            module, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
     return replicated
 

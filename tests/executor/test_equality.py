@@ -1,5 +1,7 @@
 """Every split computes what one process computes: all losses, the gradients of the first step."""
 
+from dataclasses import replace
+
 import pytest
 from plans import SMALL_ALEXNET, TINY_GPT, hybrid_layout, plan_of
 
@@ -42,6 +44,16 @@ def test_sharded_data_parallel_moves_what_its_stage_says(sharding, gathers, scat
     parameters = 4 * 53_440
     assert moved["all_gather"]["bytes"] == pytest.approx(gathers * parameters)
     assert moved["reduce_scatter"]["bytes"] == pytest.approx(scatters * parameters)
+
+
+def test_inference_gathers_sharded_weights_for_every_microbatch():
+    plan = plan_of("dp=2,microbatch=2,sharding=parameters")
+    plan = replace(plan, workload=replace(plan.workload, mode="infer"))
+    result = run_plan(plan, timeout_s=TIMEOUT_S, steps=2)
+    assert result.passed
+    moved = result.collectives_issued["dp"]
+    assert list(moved) == ["all_gather"]
+    assert moved["all_gather"]["bytes"] == pytest.approx(2 * 4 * 53_440)
 
 
 def test_tensor_parallel_issues_two_all_reduces_per_block_and_direction():
