@@ -1,11 +1,11 @@
 """Replaying a candidate on the engine; long pipelines by their steady state."""
 
-import os
 from dataclasses import replace
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 
 from planner.evaluation import Evaluation
 from planner.lowering import lower, merged
+from planner.processes import num_workers
 from simulator.analysis import makespan_s
 from simulator.engine import simulate
 from simulator.timeline import Timeline
@@ -46,8 +46,8 @@ def replay_step_time(evaluation: Evaluation) -> float:
 def replay_step_times(evaluations: list[Evaluation]) -> list[float]:
     """Return :func:`replay_step_time` of several candidates, long ones on several processes [s]."""
     actions = sum(2 * 3 * e.mesh.pp * e.stages.num_stages for e in evaluations)
-    workers = min(os.cpu_count() or 1, len(evaluations))
-    if workers == 1 or actions < MAX_ACTIONS or "fork" not in get_all_start_methods():
+    workers = num_workers(len(evaluations))
+    if workers == 1 or actions < MAX_ACTIONS:
         return [replay_step_time(evaluation) for evaluation in evaluations]
     with get_context("fork").Pool(workers) as pool:
         return pool.map(replay_step_time, evaluations, chunksize=1)

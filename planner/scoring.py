@@ -1,7 +1,6 @@
 """Scoring the strategy space by the closed form: reject with reasons, keep what fits."""
 
 import multiprocessing
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -13,15 +12,15 @@ from planner.evaluation import Evaluation, evaluate, evaluate_memory
 from planner.feasibility import find_rejection
 from planner.layouts.terms import LayoutSolution
 from planner.problem import PriceBook, Problem
+from planner.processes import num_workers
 from planner.space import Core, cores, microbatch_sizes, recomputes, strategies_of
 from planner.strategy import Recompute, Strategy, check_strategy
 
 Progress = Callable[[str, int, int], None]
-MAX_WORKERS = 8
 MIN_CORES_PER_WORKER = 6
 """Below this a process costs more than it saves [1]."""
 KEPT_PER_CORE = 40
-"""Fitting candidates that a worker hands back per core, fastest first [1]."""
+"""Fitting candidates that are ranked per core, fastest first; the rest are only counted [1]."""
 
 
 @dataclass(kw_only=True)
@@ -64,65 +63,59 @@ def score_all(
     """Score every strategy of a number of devices by the closed form.
 
     Cores share no prices, so many of them are scored by several processes; results are joined in
-    the order of the cores, and are the same.
+    the order of the cores, and are the same for any number of processes.
     """
-    problem = book.problem
-    all_cores = list(cores(problem, num_devices=num_devices, fixed=fixed))
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, len(all_cores) // MIN_CORES_PER_WORKER)
-    if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
-        _score_in_processes(
-            problem, tally, all_cores, workers=workers, num_devices=num_devices, fixed=fixed,
-            progress=progress,
-        )  # fmt: skip
+    all_cores = list(cores(book.problem, num_devices=num_devices, fixed=fixed))
+    job = _Job(book=book, num_devices=num_devices, fixed=fixed)
+    workers = num_workers(len(all_cores) // MIN_CORES_PER_WORKER)
+    if workers == 1:
+        for number, core in enumerate(all_cores):
+            if progress is not None:
+                progress(f"tp={core.tensor_parallel_size}", number, len(all_cores))
+            tally.join(_score_core(job, core))
         return
-    for number, core in enumerate(all_cores):
-        if progress is not None:
-            progress(f"tp={core.tensor_parallel_size}", number, len(all_cores))
-        _score_sizes(book, tally, core, num_devices=num_devices, fixed=fixed)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(workers, initializer=_inherit, initargs=(job,)) as pool:
+        for number, found in enumerate(pool.imap(_score_in_worker, all_cores)):
+            tally.join(found)
+            if progress is not None:
+                progress("scoring", number + 1, len(all_cores))
 
 
-def _score_sizes(
-    book: PriceBook, tally: Tally, core: Core, *, num_devices: int, fixed: dict[str, Any]
-) -> None:
-    """Score a core at growing microbatches, until nothing fits any more."""
-    problem = book.problem
-    for size in microbatch_sizes(problem, fixed=fixed):
-        options = _valid(problem, core, tally, size=size, num_devices=num_devices, fixed=fixed)
-        if options and not _score_core(book, tally, options, fixed=fixed):
-            break
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Job:
+    """What all cores of a call share."""
+
+    book: PriceBook
+    num_devices: int
+    fixed: dict[str, Any]
 
 
-_JOB: dict[str, Any] = {}
-"""What forked workers inherit: the problem is large, and a fork hands it over for nothing."""
+_INHERITED: list[_Job] = []
+"""In a forked worker its job: the problem is large, and a fork hands it over for nothing."""
 
 
-def _score_in_processes(
-    problem: Problem,
-    tally: Tally,
-    all_cores: list[Core],
-    *,
-    workers: int,
-    num_devices: int,
-    fixed: dict[str, Any],
-    progress: Progress | None,
-) -> None:
-    _JOB.update(problem=problem, num_devices=num_devices, fixed=fixed)
-    try:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            for number, found in enumerate(pool.imap(_score_in_worker, all_cores)):
-                tally.join(found)
-                if progress is not None:
-                    progress("scoring", number + 1, len(all_cores))
-    finally:
-        _JOB.clear()
+def _inherit(job: _Job) -> None:
+    """Prepare a forked worker; an interrupt is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _INHERITED.append(job)
 
 
 def _score_in_worker(core: Core) -> Tally:
-    """Score one core; of many that fit only the fastest travel back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = _INHERITED[0]
+    alone = replace(job, book=PriceBook(problem=job.book.problem))  # prices of one core at a time
+    return _score_core(alone, core)
+
+
+def _score_core(job: _Job, core: Core) -> Tally:
+    """Score a core at growing microbatches until nothing fits any more; keep the fastest."""
     tally = Tally()
-    book = PriceBook(problem=_JOB["problem"])
-    _score_sizes(book, tally, core, num_devices=_JOB["num_devices"], fixed=_JOB["fixed"])
+    for size in microbatch_sizes(job.book.problem, fixed=job.fixed):
+        options = _valid(
+            job.book.problem, core, tally, size=size, num_devices=job.num_devices, fixed=job.fixed
+        )
+        if options and not _score_options(job.book, tally, options, fixed=job.fixed):
+            break
     tally.fitting.sort(key=lambda evaluation: evaluation.step.step_time_s)
     del tally.fitting[KEPT_PER_CORE:]
     return tally
@@ -153,7 +146,7 @@ def _valid(
     return valid
 
 
-def _score_core(
+def _score_options(
     book: PriceBook, tally: Tally, options: list[Strategy], *, fixed: dict[str, Any]
 ) -> bool:
     """Score strategies that share layouts; return whether larger microbatches may fit, too."""

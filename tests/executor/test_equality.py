@@ -1,7 +1,5 @@
 """Every split computes what one process computes: all losses, the gradients of the first step."""
 
-from dataclasses import replace
-
 import pytest
 from plans import SMALL_ALEXNET, TINY_GPT, hybrid_layout, plan_of
 
@@ -48,7 +46,8 @@ def test_sharded_data_parallel_moves_what_its_stage_says(sharding, gathers, scat
 
 def test_inference_gathers_sharded_weights_for_every_microbatch():
     plan = plan_of("dp=2,microbatch=2,sharding=parameters")
-    plan = replace(plan, workload=replace(plan.workload, mode="infer"))
+    workload = plan.workload.model_copy(update={"mode": "infer"})
+    plan = plan.model_copy(update={"workload": workload})
     result = run_plan(plan, timeout_s=TIMEOUT_S, steps=2)
     assert result.passed
     moved = result.collectives_issued["dp"]
