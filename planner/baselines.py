@@ -8,7 +8,7 @@ from planner.feasibility import find_rejection
 from planner.layout_choice import layout_that_fits
 from planner.problem import PriceBook
 from planner.replay import replay_step_time
-from planner.space import divisors, microbatch_sizes, recomputes
+from planner.space import divisors, microbatch_sizes, packs_nodes, recomputes
 from planner.strategy import Strategy
 
 
@@ -56,10 +56,13 @@ def _tensor_only(book: PriceBook, num_devices: int, node: int) -> list[Strategy]
 
 def _largest_tensor_size(book: PriceBook, num_devices: int, node: int) -> int:
     limits = [limit for _, limit in book.problem.limits]
+    per_node = book.problem.cluster.devices_per_node
     return max(
         tp
         for tp in divisors(num_devices)
-        if tp <= node and all(limit % tp == 0 for limit in limits)
+        if tp <= node
+        and packs_nodes(tp, num_devices=num_devices, devices_per_node=per_node)
+        and all(limit % tp == 0 for limit in limits)
     )
 
 

@@ -36,12 +36,15 @@ def step_time_interval(
     """Return the range in which the step is expected to lie with 80 % probability [s]."""
     parts = evaluation.step.breakdown_s
     communication = sum(parts[term] for term in _COMMUNICATION)
-    share = communication / step_time_s if step_time_s > 0 else 0.0
-    compute_off = SHARE_OFF[worst_kind(problem.cluster.device.provenance, _COMPUTE_FIELDS)]
+    share = min(1.0, communication / step_time_s) if step_time_s > 0 else 0.0
+    devices = [group.device for group in problem.cluster.node_groups]
+    compute_off = max(
+        SHARE_OFF[worst_kind(device.provenance, _COMPUTE_FIELDS)] for device in devices
+    )
     network = {**problem.cluster.intra.link.provenance, **problem.cluster.provenance}
     network_off = SHARE_OFF[worst_kind(network, ("achievable", "intra", "inter"))]
     off = compute_off * (1.0 - share) + network_off * share
-    if problem.cluster.device.kind not in VALIDATED_KINDS:
+    if any(device.kind not in VALIDATED_KINDS for device in devices):
         off = max(off, UNVALIDATED_OFF)
     return step_time_s / (1.0 + off), step_time_s * (1.0 + UPWARD * off)
 

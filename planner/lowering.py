@@ -306,6 +306,7 @@ def _add_transfer(
     rank = builder.rank(action.stage, replica)
     last = costs.stages.num_stages - 1
     sends = action.stage < last if action.kind == "F" else action.stage > 0
+    entered = action.stage + 1 if action.kind == "F" else action.stage
     key = (action.kind, action.stage, action.microbatch, replica)
     if not sends or costs.mesh.pp == 1:
         builder.ready[key] = end
@@ -322,7 +323,7 @@ def _add_transfer(
                 kind="send",
                 duration_s=max(duration_s, 0.0),
                 depends_on=(end,),
-                num_bytes=float(costs.stages.entry_bytes[max(1, action.stage)]),
+                num_bytes=float(costs.stages.entry_bytes[entered]),
                 category="pipeline",
                 stage=action.stage,
                 microbatch=action.microbatch,

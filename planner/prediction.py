@@ -34,7 +34,7 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     model_flops = model_flops_of(
         problem.graph, batch_size=workload.global_batch_size, training=workload.is_training
     )
-    peak = problem.cluster.device.peak_flops_per_s[workload.precision]
+    peak = _mean_peak_flops_per_s(problem, num_devices=devices)
     model_rate = model_flops / step_time_s / devices
     hardware_rate = model_rate * _hardware_share(evaluation)
     tokens = workload.global_batch_size * workload.sequence_length
@@ -101,6 +101,15 @@ def fitted_breakdown(breakdown_s: Mapping[str, float], *, step_time_s: float) ->
             fitted[term] -= taken
             surplus -= taken
     return fitted
+
+
+def _mean_peak_flops_per_s(problem: Problem, *, num_devices: int) -> float:
+    """Return the peak of one device, averaged over those in use where they differ [FLOP/s]."""
+    cluster, precision = problem.cluster, problem.workload.precision
+    if not cluster.is_mixed:
+        return cluster.device.peak_flops_per_s[precision]
+    peaks = (cluster.device_of(rank).peak_flops_per_s[precision] for rank in range(num_devices))
+    return sum(peaks) / num_devices
 
 
 def _hardware_share(evaluation: Evaluation) -> float:

@@ -61,7 +61,22 @@ def _tensor_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) 
     if "tensor_parallel_size" in fixed:
         return [fixed["tensor_parallel_size"]]
     domain = min(problem.cluster.devices_per_node * MAX_TENSOR_NODES, MAX_TENSOR_SIZE)
-    return [tp for tp in divisors(num_devices) if tp <= domain]
+    node = problem.cluster.devices_per_node
+    sizes = [tp for tp in divisors(num_devices) if tp <= domain]
+    return [tp for tp in sizes if packs_nodes(tp, num_devices=num_devices, devices_per_node=node)]
+
+
+def packs_nodes(tensor_size: int, *, num_devices: int, devices_per_node: int) -> bool:
+    """Whether no tensor group straddles two nodes, where groups lie densely one after the other.
+
+    Groups are priced as if all were inside a node.
+
+    Examples
+    --------
+    >>> [tp for tp in divisors(24) if packs_nodes(tp, num_devices=24, devices_per_node=8)]
+    [1, 2, 4, 8]
+    """
+    return num_devices <= devices_per_node or devices_per_node % tensor_size == 0
 
 
 def _context_sizes(problem: Problem, *, num_devices: int, fixed: dict[str, Any]) -> list[int]:

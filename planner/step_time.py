@@ -198,18 +198,25 @@ def _optimizer_s(
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> Floats:
-    """Return the time of the update: gradients read, state and weights read and written [s]."""
+    """Return the time of the update: gradients read, state and weights read and written [s].
+
+    On a mixed cluster that of the slowest kind of device.
+    """
     elements = np.zeros(stages.num_stages)
     for key, parameters in stages.parameters.items():
         elements += parameters / (1 if sharding == "none" else shard_group(key, mesh).num_ranks)
     kept = OPTIMIZER_STATE_BYTES[workload.optimizer]
     per_element = state.gradients + 2.0 * max(state.optimizer, kept) + 2.0 * state.parameters
     distinct, where = np.unique(elements, return_inverse=True)
+    devices = {group.device.name: group.device for group in cluster.node_groups}.values()
     times = [
-        operator_time(
-            Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
-            device=cluster.device,
-            software=software,
+        max(
+            operator_time(
+                Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
+                device=device,
+                software=software,
+            )
+            for device in devices
         )
         for n in distinct
     ]
@@ -250,16 +257,18 @@ def step_time(
 
     per_rank = per_rank_sum(forward + backward, mesh.pp)
     slowest = int(np.argmax(per_rank))
+    trains = bool(backward.any())  # else nothing comes back: half of GPipe's sends
+    sends_s = (actions.transfer_s - actions.blocking_s) * (1.0 if trains else 0.5)
     pipeline = float(
         pipeline_time_s(
-            schedule,
+            schedule if trains else "gpipe",
             forward_s=per_rank_sum(forward, mesh.pp)[slowest],
             backward_s=per_rank_sum(backward, mesh.pp)[slowest],
             total_s=per_rank.sum(),
             num_stages=mesh.pp,
             num_microbatches=num_microbatches,
             virtual_stages=len(forward) // mesh.pp,
-            send_s=actions.transfer_s - actions.blocking_s,
+            send_s=sends_s,
         )
     )
     slower = (software.compute_slowdown - 1.0) * end.sync_hidden_s

@@ -205,3 +205,34 @@ def test_long_pipelines_are_extrapolated(strategy: str, monkeypatch: pytest.Monk
     full = replay_step_time(evaluation)
     monkeypatch.setattr(replay, "MAX_ACTIONS", 100)
     assert replay_step_time(evaluation) == pytest.approx(full, rel=0.01)
+
+
+# What a reviewer found untrue once.
+
+
+@pytest.mark.parametrize("strategy", ["pp=4,microbatch=1", "dp=2,pp=4,microbatch=2", "pp=8"])
+def test_inference_sends_one_way(strategy: str) -> None:
+    evaluation = evaluated(problem_of(mode="infer"), strategy)
+    assert evaluation.costs.actions.transfer_s > evaluation.costs.actions.blocking_s
+    assert evaluation.step.step_time_s == pytest.approx(replay_step_time(evaluation))
+
+
+def test_mixed_cluster_is_judged_by_all_devices_in_use() -> None:
+    problem = problem_of(cluster="mixed-a100-v100", precision="fp16")
+    cluster = problem.cluster
+    assert cluster.is_mixed
+    num = cluster.num_devices
+    _, ranked = rank_strategy(problem, f"dp={num}")
+    found = prediction(problem, ranked.evaluation, step_time_s=ranked.step_time_s)
+    peaks = [cluster.device_of(rank).peak_flops_per_s["fp16"] for rank in range(num)]
+    rate = found["model_flops_per_s_per_device"]
+    assert found["mfu"] == pytest.approx(rate * num / sum(peaks))
+
+
+def test_transfers_name_the_bytes_that_the_next_stage_takes() -> None:
+    evaluation = evaluated(problem_of(), "pp=4,microbatch=4")
+    entries = evaluation.stages.entry_bytes
+    sends = [task for task in lower(evaluation.costs).tasks if task.kind == "send"]
+    for task in sends:
+        is_forward = "F" in task.name
+        assert task.num_bytes == entries[task.stage + 1 if is_forward else task.stage]
