@@ -1,6 +1,6 @@
 """Gradient sums that no library does: partial gradients, data-parallel groups, tied weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -83,8 +83,8 @@ def _all_reduce_flat(
     scale: float,
     recorder: Recorder,
     axis: str,
-) -> list[torch.Tensor]:
-    results: list[torch.Tensor] = []
+) -> Iterator[torch.Tensor]:
+    """Yield the summed tensors in order; no more than one bucket of copies is held here."""
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         with recorder.collective("all_reduce", axis=axis, tensor=flat):
@@ -92,8 +92,7 @@ def _all_reduce_flat(
         if scale != 1.0:
             flat.mul_(scale)
         parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-        results.extend(p.view(t.shape) for p, t in zip(parts, bucket, strict=True))
-    return results
+        yield from (p.view(t.shape) for p, t in zip(parts, bucket, strict=True))
 
 
 def _buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -86,13 +86,17 @@ def state_memory(
 def _gathered_bytes(
     stages: StageCosts, *, mesh: MeshShape, sharding: Sharding, state: StateBytes, stays: bool
 ) -> Floats:
-    """Return whole weights (and gradients) beside the shards per pipeline rank [B]."""
-    if sharding != "parameters":
+    """Return weights and gradients that are whole beside their shards per pipeline rank [B].
+
+    A unit's gradient is whole until its reduce-scatter is through, under sharded gradients, too.
+    """
+    if sharding in ("none", "optimizer") or (stays and sharding == "gradients"):
         return np.zeros(mesh.pp)
     if stays:
         return per_rank_sum(stages.total_parameters() * state.gathered, mesh.pp)
     units = np.minimum(GATHERED_UNITS * stages.largest_item_parameters, stages.total_parameters())
-    return per_rank_max(units * (state.gathered + state.gradients), mesh.pp)
+    weights = state.gathered if sharding == "parameters" else 0.0
+    return per_rank_max(units * (weights + state.gradients), mesh.pp)
 
 
 def activation_memory(

@@ -37,3 +37,9 @@ def test_weights_whole_on_tensor_ranks_are_sharded_over_data_ranks_only(sharding
     held = evaluation.stages.total_parameters().sum()
     assert any("tp" in axes for axes, _ in evaluation.stages.parameters)
     assert evaluation.memory.terms["optimizer"].sum() == pytest.approx(held * 12 / 2)
+
+
+def test_sharded_gradients_are_whole_until_they_are_reduced() -> None:
+    evaluation = evaluated(problem_of(), "dp=8,microbatch=2,sharding=gradients")
+    largest = evaluation.stages.largest_item_parameters
+    assert evaluation.memory.terms["gathered_parameters"] == pytest.approx(2 * largest * 4)
