@@ -68,6 +68,11 @@ def _tensor(problem: Problem, strategy: Strategy) -> Rejection | None:
             f"microbatch is {strategy.microbatch_size}",
         )
     length = problem.graph.sequence_length
+    if strategy.sequence_parallel and not problem.graph.sequence_labels:
+        return Rejection(
+            reason="no sequence",
+            message=f"sequence_parallel=on, but {problem.graph.name} has no sequence; leave it out",
+        )
     if strategy.sequence_parallel and length % tp:
         return Rejection(
             reason="divisibility",

@@ -100,12 +100,13 @@ def _layouts(problem: Problem, *, tp: int, fixed: dict[str, Any]) -> list[tuple[
     """Return (layout, sequence parallel) worth trying.
 
     Norms on shards of the sequence cost no more communication and less memory and compute
-    (arXiv:2205.05198, section 4.2.2), so sequence parallelism is left out only on request.
+    (arXiv:2205.05198, section 4.2.2), so sequence parallelism is left out only on request. What the
+    user fixes is kept where it cannot be, so that the rejection says why.
     """
     if tp == 1:
-        return [("tensor", False)]
+        return [("tensor", fixed.get("sequence_parallel", False))]
     sequence = bool(problem.graph.sequence_labels) and problem.graph.sequence_length % tp == 0
-    found = [("tensor", sequence and fixed.get("sequence_parallel", True)), ("mixed", False)]
+    found = [("tensor", fixed.get("sequence_parallel", sequence)), ("mixed", False)]
     return [
         (layout, parallel)
         for layout, parallel in found

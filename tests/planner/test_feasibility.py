@@ -72,3 +72,18 @@ def test_fixed_fields_are_kept_by_the_whole_space() -> None:
     for core in cores(problem, num_devices=8, fixed=fixed):
         for strategy in strategies_of(problem, core, microbatch_size=4, num_devices=8, fixed=fixed):
             assert all(getattr(strategy, name) == value for name, value in fixed.items())
+
+
+def test_sequence_parallelism_needs_a_sequence() -> None:
+    problem = problem_of("alexnet", seq_len=None, global_batch=64)
+    rejection = find_rejection(problem, parse_strategy("tp=2,sequence_parallel=on"))
+    assert rejection is not None
+    assert rejection.reason == "no sequence"
+
+
+@pytest.mark.parametrize("length", [127, 128])
+def test_fixed_sequence_parallelism_is_kept_or_refused(length: int) -> None:
+    problem = problem_of(seq_len=length)
+    found = list(cores(problem, num_devices=8, fixed={"sequence_parallel": True}))
+    assert found
+    assert all(core.sequence_parallel for core in found)
