@@ -11,7 +11,7 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.device import DeviceProfile, Precision
 from hardware_profiles.errors import ParaplanError, ProfileError
 from hardware_profiles.software import SoftwareProfile
-from planner.errors import ModelError, PlanError, StrategyError
+from planner.errors import PlanError, StrategyError
 from planner.evaluation import evaluate
 from planner.feasibility import find_rejection
 from planner.graph import ModelGraph
@@ -255,6 +255,3 @@ def write_text(path: Path, text: str) -> None:
         raise ParaplanError(
             f"{path}: cannot be written ({error.strerror}); choose another --out"
         ) from None
-
-
-__all__ = ["ModelError", "Options", "plan", "simulate", "trace"]

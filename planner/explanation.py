@@ -201,18 +201,13 @@ def what_ifs(book: PriceBook, ranked: Ranked) -> list[dict[str, Any]]:
     base = evaluation.step.step_time_s
     found = []
     for change, cluster in _better_clusters(problem.cluster):
-        other = PriceBook(problem=replace_cluster(problem, cluster), _layouts=dict(planned))
+        other = PriceBook(problem=replace(problem, cluster=cluster), _layouts=dict(planned))
         again = evaluate(other, evaluation.strategy, evaluation.layout)
         scaled = ranked.step_time_s * min(1.0, again.step.step_time_s / base)
         found.append(
             {"change": change, "step_time_s": scaled, "gain": 1.0 - scaled / ranked.step_time_s}
         )
     return sorted(found, key=lambda row: -row["gain"])
-
-
-def replace_cluster(problem: Problem, cluster: Cluster) -> Problem:
-    """Return the same problem on another cluster."""
-    return replace(problem, cluster=cluster)
 
 
 def _better_clusters(cluster: Cluster) -> list[tuple[str, Cluster]]:
