@@ -117,12 +117,23 @@ def load_run(path: str | Path) -> RunResult:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write a file so that readers see all of it or none."""
+    """Write a file so that readers see all of it or none.
+
+    Raises
+    ------
+    RunError
+        If the place cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from None

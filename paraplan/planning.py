@@ -1,15 +1,15 @@
 """Plan and simulate as functions: options in words, results as values."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from executor.result import write_atomically
 from hardware_profiles import load_cluster, load_software
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.device import DeviceProfile, Precision
-from hardware_profiles.errors import ParaplanError, ProfileError
+from hardware_profiles.errors import ProfileError
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import PlanError, StrategyError
 from planner.evaluation import evaluate
@@ -246,12 +246,4 @@ def timeline_of_plan(path: Path, *, cluster: str | None = None) -> tuple[Plan, T
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing: to a temporary neighbour, then rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ParaplanError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from None
+    write_atomically(path, text)

@@ -12,6 +12,7 @@ import pytest
 from plans import megatron_layout, plan_of
 
 from executor.errors import RunError
+from executor.result import write_atomically
 from executor.run import run_plan
 from planner.errors import PlanError
 from planner.plan import load_plan, plan_to_json
@@ -198,3 +199,11 @@ def test_rounds_that_torch_cannot_deal_out_are_refused():
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(RunError, match="global batch 6 does not divide"):
         run_plan(plan_of("dp=4,microbatch=1", batch=6))
+
+
+def test_a_result_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    with pytest.raises(RunError, match="cannot be written") as caught:
+        write_atomically(blocked / "run.json", "{}")
+    assert "\n" not in str(caught.value)
