@@ -44,6 +44,11 @@ def compare(plan: Plan, run: RunResult) -> tuple[dict[str, Any], ...]:
             f"the run is of strategy {run.strategy}, the plan of {plan.strategy}; "
             "give the run of this plan"
         )
+    if plan.cluster.device_kind == "gpu" and run.device == "cpu":
+        raise RunError(
+            f"the plan is for {plan.cluster.device}, the run was on this machine's CPU: times do "
+            "not compare; plan with --cluster local"
+        )
     if run.predicted_step_time_s is None:
         reason = run.notes[0] if run.notes else "the plan has no prediction"
         raise RunError(

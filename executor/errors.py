@@ -5,3 +5,9 @@ from hardware_profiles.errors import ParaplanError
 
 class RunError(ParaplanError):
     """A plan cannot run here, or a run failed."""
+
+
+class RunFailedError(RunError):
+    """A run began and failed: a rank raised, died or fell silent. Exit status 1."""
+
+    exit_status = 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import executor
-from executor.errors import RunError
+from executor.errors import RunFailedError
 from executor.host import FAILURE_FILE, JOB_FILE, LAUNCHER_PID
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +39,7 @@ def launch(
 
     Raises
     ------
-    RunError
+    RunFailedError
         If a process failed: which one and why, in one line.
     """
     job = {"entry": entry, "num_processes": num_processes}
@@ -63,7 +63,7 @@ def launch(
     finally:
         _end(process)
     if status != 0:
-        raise RunError(_failure(run_dir, status))
+        raise RunFailedError(_failure(run_dir, status))
 
 
 def _relay(line: str, progress: Progress) -> None:

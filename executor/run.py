@@ -11,7 +11,7 @@ from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
 from executor.settings import SETTINGS_FILE, RunSettings, progress_total, settings_to_json
-from executor.shape import MAX_LOCAL_PROCESSES, shape_of_run
+from executor.shape import MAX_LOCAL_PROCESSES, RunShape, fitted_to_chain, shape_of_run
 from planner.models.resolve import resolve_model
 from planner.models.source import ModelSource
 from planner.plan import Plan, plan_to_json
@@ -93,6 +93,7 @@ def run_plan(
         global_batch_size=global_batch_size,
         tensor_limits=[limit for _, limit in source.tensor_parallel_limits],
     )
+    shape = _fitted(shape, source)
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
     with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
         run_dir = Path(folder)
@@ -117,6 +118,17 @@ def run_plan(
     if result is not None and output is not None:
         write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
     return result
+
+
+def _fitted(shape: RunShape, source: ModelSource) -> RunShape:
+    """Return the shape with its virtual stages fitted to the chain, where stages are virtual."""
+    if shape.virtual_stages == 1:
+        return shape
+    import torch
+
+    with torch.device("meta"):
+        chain = source.chain(source.build())
+    return shape if chain is None else fitted_to_chain(shape, num_items=len(chain))
 
 
 def _scaled_source(plan: Plan, scale_down: int) -> ModelSource:

@@ -143,6 +143,27 @@ def shape_of_run(
     return _with_batch(shape, batch, notes=notes, planned=plan.workload.global_batch_size)
 
 
+def fitted_to_chain(shape: RunShape, *, num_items: int) -> RunShape:
+    """Return the shape with no more virtual stages than a shorter chain can fill.
+
+    Examples
+    --------
+    >>> shape = RunShape(axes=(("pp", 2),), global_batch_size=4, microbatch_size=1,
+    ...     sequence_length=8, schedule="interleaved", virtual_stages=6, sharding="none",
+    ...     recompute="none", sequence_parallel=False, optimizer="adam", mode="train")
+    >>> fitted = fitted_to_chain(shape, num_items=6)
+    >>> fitted.virtual_stages, fitted.schedule, fitted.notes
+    (3, 'interleaved', ('virtual stages shrunk from 6 to 3: the chain has 6 modules',))
+    """
+    pp, planned = shape.size("pp"), shape.virtual_stages
+    fits = max(1, min(planned, num_items // pp))
+    if fits == planned:
+        return shape
+    note = f"virtual stages shrunk from {planned} to {fits}: the chain has {num_items} modules"
+    schedule: Schedule = "interleaved" if fits > 1 else "1f1b"
+    return replace(shape, virtual_stages=fits, schedule=schedule, notes=(*shape.notes, note))
+
+
 def _plain(strategy: Strategy) -> Schedule:
     return "1f1b" if strategy.schedule == "interleaved" else strategy.schedule
 

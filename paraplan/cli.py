@@ -9,7 +9,6 @@ import typer
 
 from paraplan.console import (
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_WRONG_USE,
     one_line,
@@ -259,9 +258,8 @@ def _tell_usage(error: Any) -> int:
 def _tell(error: ValueError) -> int:
     """Tell a user's mistake in one line; anything else is a defect and keeps its traceback."""
     from hardware_profiles.errors import ParaplanError
-    from planner.errors import NoFeasiblePlanError
 
     if not isinstance(error, ParaplanError):
         raise error
     print_text(f"paraplan: {one_line(str(error))}", to_stderr=True)
-    return EXIT_FAILED if isinstance(error, NoFeasiblePlanError) else EXIT_WRONG_USE
+    return error.exit_status

@@ -16,4 +16,6 @@ class PlanError(ParaplanError):
 
 
 class NoFeasiblePlanError(ParaplanError):
-    """Nothing fits; carries why each candidate was rejected and what is nearest."""
+    """Nothing fits; tells why candidates were rejected and what is nearest."""
+
+    exit_status = 1

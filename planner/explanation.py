@@ -149,6 +149,8 @@ def mix(result: SearchResult) -> dict[str, Any] | None:
     if data_there is None:
         return None
     gain = 1.0 - best.step_time_s / data_here
+    if gain <= 0:
+        return None
     gain_there = 1.0 - there.best.step_time_s / data_there
     return {
         "gain_over": {name: time_s / best.step_time_s - 1.0 for name, time_s in pure.items()},

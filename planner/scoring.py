@@ -184,8 +184,7 @@ def _leanest_fits(book: PriceBook, strategy: Strategy, most: Recompute) -> bool:
     leanest = replace(strategy, layout="tensor", sequence_parallel=True, recompute=most)
     if find_rejection(book.problem, leanest) is not None:
         return True
-    _, overflow_bytes = evaluate_memory(book, leanest, book.layouts(leanest)[0])
-    return overflow_bytes <= 0
+    return any(evaluate_memory(book, leanest, layout)[1] <= 0 for layout in book.layouts(leanest))
 
 
 def _first_fitting(

@@ -118,6 +118,7 @@ def test_no_rank_outlives_the_launcher(tmp_path, number):
         [sys.executable, "-m", "executor", str(plan), "--output", str(tmp_path / "run.json")],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background
     )  # fmt: skip
     try:
         assert ends_soon(lambda: len(processes_naming(f"{tmp_path}/paraplan-run-")) >= 3, 20.0)
