@@ -160,8 +160,8 @@ def assumptions(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
         f"software profile '{problem.software.name}': {problem.software.title}",
         f"precision {problem.workload.precision}, optimizer {problem.workload.optimizer}, "
         f"{problem.state.total:g} B per parameter before sharding",
-        "pipeline transfers, collectives and compute of symmetric ranks take equal time; groups share "
-        "NICs evenly, transfers beside collectives do not slow each other",
+        "pipeline transfers, collectives and compute of symmetric ranks take equal time; "
+        "groups share NICs evenly, transfers beside collectives do not slow each other",
         "the interval follows the kind of sources of each term, not validation residuals"
         + (
             ""
