@@ -1,12 +1,12 @@
 """What a run returns, and its file."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from executor.errors import RunError
+from planner.whole_file import write_whole
 from simulator.timeline import Span, Timeline
 
 RUN_SCHEMA_VERSION = 1
@@ -124,16 +124,4 @@ def write_atomically(path: str | Path, text: str) -> None:
     RunError
         If the place cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from None
+    write_whole(path, text, error=RunError, makes_folders=True)

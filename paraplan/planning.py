@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from executor.result import write_atomically
 from hardware_profiles import load_cluster, load_software
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.device import DeviceProfile, Precision
@@ -242,8 +241,3 @@ def timeline_of_plan(path: Path, *, cluster: str | None = None) -> tuple[Plan, T
     """Read a plan and replay it, on the file of its cluster where that is no shipped one."""
     _, timeline = simulate_plan(path, changes={"cluster": cluster})
     return load_plan(path), timeline
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary neighbour, then rename."""
-    write_atomically(path, text)

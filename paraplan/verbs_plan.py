@@ -67,17 +67,17 @@ def plan_verb(values: dict[str, Any], *, objective: str, out: Path, as_json: boo
 
 
 def _write_all(plan: Any, evaluation: Any, cluster: Any, out: Path) -> list[str]:
-    from paraplan.planning import write_text
     from planner.plan import plan_to_json
     from planner.replay import shown_timeline
     from planner.report.html import write_html_report
+    from planner.whole_file import write_whole
     from simulator.exports.chrome import chrome_json
 
     timeline, _ = shown_timeline(evaluation)
     paths = [out / name for name in ("plan.json", "report.html", "trace.json")]
-    write_text(paths[0], plan_to_json(plan))
+    write_whole(paths[0], plan_to_json(plan), makes_folders=True)
     write_html_report(plan, timeline, paths[1], cluster=cluster)
-    write_text(paths[2], chrome_json(timeline))
+    write_whole(paths[2], chrome_json(timeline), makes_folders=True)
     return [str(path) for path in paths]
 
 
@@ -94,7 +94,7 @@ def _print_plan(plan: Any) -> None:
 
 def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_json: bool) -> None:
     """Score exactly one strategy."""
-    from paraplan.planning import is_plan_file, simulate, simulate_plan, write_text
+    from paraplan.planning import is_plan_file, simulate, simulate_plan
     from planner.plan import plan_to_json
 
     if detail not in ("folded", "full"):
@@ -108,10 +108,11 @@ def simulate_verb(values: dict[str, Any], *, detail: str, out: Path | None, as_j
     else:
         made, timeline = simulate(_make_options(values), detail=detail)
     if out is not None:
+        from planner.whole_file import write_whole
         from simulator.exports.chrome import chrome_json
 
-        write_text(out / "plan.json", plan_to_json(made))
-        write_text(out / "trace.json", chrome_json(timeline))
+        write_whole(out / "plan.json", plan_to_json(made), makes_folders=True)
+        write_whole(out / "trace.json", chrome_json(timeline), makes_folders=True)
     if as_json:
         print_json(made.prediction)
     else:

@@ -1,6 +1,5 @@
 """One self-contained page on a plan: no script, no font, no request to anywhere."""  # noqa: A005
 
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,12 @@ import jinja2
 from markupsafe import Markup
 
 from hardware_profiles.cluster import Cluster
-from planner.errors import PlanError
 from planner.plan import Plan
 from planner.report import quantities
 from planner.report.network import network_facts, network_figure
 from planner.report.summary import Summary, summarise
 from planner.report.words import term_label
+from planner.whole_file import write_whole
 from simulator.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def write_html_report(
     PlanError
         If the file cannot be written.
     """
-    write_atomically(Path(path), html_report(plan, timeline, cluster=cluster))
+    write_whole(path, html_report(plan, timeline, cluster=cluster))
 
 
 def html_report(plan: Plan, timeline: Timeline | None, *, cluster: Cluster | None) -> str:
@@ -112,27 +111,6 @@ def _interval(ends_s: tuple[float, float] | None, like_s: float | None) -> str:
     if ends_s is None or like_s is None:
         return ""
     return quantities.interval_text(ends_s[0], ends_s[1], like_s=like_s)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place and move it there in one step.
-
-    Raises
-    ------
-    PlanError
-        If the folder is missing or not writable.
-    """
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise PlanError(f"{path}: cannot be written ({reason}); choose another place") from None
 
 
 def cluster_sources(cluster: Cluster) -> tuple[tuple[str, str, str, str, str], ...]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import jinja2
 
 from planner.plan import Plan
-from planner.report.html import report_filters, write_atomically
+from planner.report.html import report_filters
 from planner.report.summary import summarise
+from planner.whole_file import write_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -41,7 +42,7 @@ def write_markdown_report(plan: Plan, path: str | Path) -> None:
     PlanError
         If the file cannot be written.
     """
-    write_atomically(Path(path), markdown_report(plan))
+    write_whole(path, markdown_report(plan))
 
 
 def cell(text: str) -> str:
