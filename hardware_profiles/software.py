@@ -44,6 +44,12 @@ class SoftwareProfile:
     sharded_operator_overhead_s: float = 0.0
     """Host time that one operator on sharded tensors costs beyond the plain one, not hidden behind
     the device (DTensor's dispatch on a CPU) [s]."""
+    host_call_s: float = 0.0
+    """Time the host needs to issue one kernel or collective through the framework; the host runs
+    ahead, so that a block takes the longer of host and device [s]."""
+    gradient_accumulation_bytes: float = 0.0
+    """Bytes moved per parameter and microbatch to bring a gradient into its buffer, beside what the
+    product writes: casts, copies into buckets, read and write of the buffer [B]."""
     scatters_pipeline: bool = False
     """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
     fixed_memory_bytes: float

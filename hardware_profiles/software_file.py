@@ -24,6 +24,8 @@ SWITCHES = (
 )
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
+    "host_call": ("host_call_s", "time", 1.0),
+    "gradient_accumulation": ("gradient_accumulation_bytes", "size", 100.0),
     "sharded_operator_overhead": ("sharded_operator_overhead_s", "time", 1.0),
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
     "overlap_parameter_gather": ("overlap_parameter_gather", "ratio", 1.0),
@@ -36,6 +38,8 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "straggler_share": ("straggler_share", "ratio", 1.0),
 }
 """Key in the file to field, dimension and largest value in SI."""
+_OPTIONAL = {"host_call", "gradient_accumulation"}
+"""Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 
@@ -68,13 +72,20 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
     document = read_document(profile_path(name_or_path, kind="software"), kind="software")
     check_keys(
         document,
-        required=("schema", "kind", "name", "title", *SWITCHES, *_CHOICES, *QUANTITIES),
-        optional=("sources",),
+        required=(
+            *("schema", "kind", "name", "title"),
+            *SWITCHES,
+            *_CHOICES,
+            *(key for key in QUANTITIES if key not in _OPTIONAL),
+        ),
+        optional=("sources", *_OPTIONAL),
     )
     fields: dict[str, Any] = {name: boolean(document, name) for name in SWITCHES}
     fields |= {name: choice(document, name, allowed=words) for name, words in _CHOICES.items()}
     provenance = {}
     for key, (name, dimension, maximum) in QUANTITIES.items():
+        if key in _OPTIONAL and key not in document.data:
+            continue
         found = quantity(
             document, key, dimension=dimension, allow_zero=key not in _POSITIVE, maximum=maximum
         )

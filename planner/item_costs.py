@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph
+from planner.host_time import block_times
 from planner.layouts.terms import CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.mesh import MeshShape
 from planner.stages import item_units
+from planner.workload import Workload
 from simulator.collectives import collective_time
 
 Floats = NDArray[np.float64]
@@ -37,6 +39,8 @@ class ItemCosts:
     forward_s: Floats
     backward_s: Floats
     selective_s: Floats
+    recompute_s: Floats
+    """Compute that full recomputation adds to backward, 0 for items it does not cover [s]."""
     forward_comm_s: Mapping[str, Floats]
     """Category (tensor, context, expert) -> exposed time in forward [s]."""
     backward_comm_s: Mapping[str, Floats]
@@ -76,6 +80,7 @@ def item_costs(
     *,
     layout: LayoutSolution,
     mesh: MeshShape,
+    workload: Workload,
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> ItemCosts:
@@ -86,28 +91,38 @@ def item_costs(
     def spread(value: Callable[[UnitTerms], float]) -> Floats:
         return np.array([value(unit) for unit in units], dtype=np.float64)[repeat]
 
+    is_recomputed = _recomputed(graph)[repeat]
     dispatch_s = software.sharded_operator_overhead_s if mesh.tp > 1 else 0.0
     dispatch = dispatch_s * np.array([len(unit.operators) for unit in graph.units])[repeat]
     categories = sorted(
         {CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication}
     )
     exposed = {
-        (phase, category): spread(
-            lambda unit, phase=phase, category=category: _exposed_s(  # type: ignore[misc]
-                unit, phase, category, mesh=mesh, cluster=cluster, software=software
-            )
+        (phase, category): np.array(
+            [
+                _exposed_s(unit, phase, category, mesh=mesh, cluster=cluster, software=software)
+                for unit in units
+            ]
         )
         for phase in ("forward", "backward")
         for category in categories
     }
+    host = block_times(
+        graph, units, workload=workload, cluster=cluster, software=software,
+        comm_s={
+            phase: sum((exposed[phase, c] for c in categories), np.zeros(len(units)))
+            for phase in ("forward", "backward")
+        },
+    )  # fmt: skip
     keys = sorted({_gradient_key(group) for unit in units for group in unit.gradient_groups})
     return ItemCosts(
         layout=layout,
-        forward_s=spread(lambda unit: unit.forward_s) + dispatch,
-        backward_s=spread(lambda unit: unit.backward_s) + BACKWARD_OPERATORS * dispatch,
+        forward_s=host.forward_s[repeat] + dispatch,
+        backward_s=host.backward_s[repeat] + BACKWARD_OPERATORS * dispatch,
+        recompute_s=(host.recompute_s[repeat] + dispatch) * is_recomputed,
         selective_s=spread(lambda unit: unit.selective_recompute_s),
-        forward_comm_s={c: exposed["forward", c] for c in categories},
-        backward_comm_s={c: exposed["backward", c] for c in categories},
+        forward_comm_s={c: exposed["forward", c][repeat] for c in categories},
+        backward_comm_s={c: exposed["backward", c][repeat] for c in categories},
         saved_bytes=spread(lambda unit: unit.saved_bytes),
         selective_saved_bytes=spread(lambda unit: unit.selective_saved_bytes),
         boundary_bytes=spread(lambda unit: unit.boundary_bytes),
@@ -122,7 +137,7 @@ def item_costs(
             )
             for key in keys
         },
-        is_recomputed=_recomputed(graph)[repeat],
+        is_recomputed=is_recomputed,
         tied_parameters=spread(lambda unit: unit.tied_parameters),
         forward_flops=spread(lambda unit: unit.forward_flops),
         backward_flops=spread(lambda unit: unit.backward_flops),
@@ -176,6 +191,7 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         forward_s=worst(lambda c: c.forward_s),
         backward_s=worst(lambda c: c.backward_s),
         selective_s=worst(lambda c: c.selective_s),
+        recompute_s=worst(lambda c: c.recompute_s),
         forward_comm_s=first.forward_comm_s,
         backward_comm_s=first.backward_comm_s,
         saved_bytes=first.saved_bytes,

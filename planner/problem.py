@@ -153,8 +153,8 @@ class PriceBook:
                 software=problem.software,
             )
             self._items[key] = item_costs(
-                problem.graph, terms, layout=layout, mesh=mesh, cluster=cluster,
-                software=problem.software,
+                problem.graph, terms, layout=layout, mesh=mesh, workload=problem.workload,
+                cluster=cluster, software=problem.software,
             )  # fmt: skip
         return self._items[key]
 

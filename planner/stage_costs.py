@@ -64,7 +64,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
     extra_compute: dict[Recompute, Floats] = {
         "none": np.zeros(len(starts)),
         "selective": add(items.selective_s),
-        "full": add(items.forward_s * again),
+        "full": add(items.recompute_s),
     }
     backward_compute = {
         mode: add(items.backward_s) + extra_compute[mode] for mode in RECOMPUTE_MODES

@@ -76,6 +76,9 @@ class OperatorCost:
     forward_s: float
     backward_s: float
     recompute_s: float
+    forward_calls: float
+    """Kernels that the host launches [1]."""
+    backward_calls: float
     forward_flops: float
     backward_flops: float
     recompute_flops: float
@@ -207,14 +210,10 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
     cut = cut_of(setting, choice)
     is_training = setting.workload.is_training
     device, software = setting.cluster.device, setting.software
-    forward_s = sum(
-        operator_time(work, device=device, software=software)
-        for work in forward_work(operator, cut)
-    )
-    backward_s = sum(
-        operator_time(work, device=device, software=software)
-        for work in (backward_work(operator, cut) if is_training else ())
-    )
+    forward = forward_work(operator, cut)
+    backward = backward_work(operator, cut) if is_training else ()
+    forward_s = sum(operator_time(work, device=device, software=software) for work in forward)
+    backward_s = sum(operator_time(work, device=device, software=software) for work in backward)
     forward_flops = total_flops(operator, operator.flops_forward, cut)
     backward_flops = total_flops(operator, operator.flops_backward, cut) if is_training else 0.0
     if operator.kind == "attention":
@@ -226,6 +225,8 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         forward_s=forward_s,
         backward_s=backward_s,
         recompute_s=forward_s if is_core else 0.0,
+        forward_calls=sum(work.num_kernels for work in forward),
+        backward_calls=sum(work.num_kernels for work in backward),
         forward_flops=forward_flops,
         backward_flops=backward_flops,
         recompute_flops=forward_flops if is_core else 0.0,

@@ -162,6 +162,8 @@ def _terms(
         selective_recompute_s=sum(cost.recompute_s for cost in costs.values()),
         communication=_merged(_uses(setting, unit, layout, costs, states)),
         gradient_groups=_gradient_groups(setting, unit, costs, states),
+        forward_calls=sum(cost.forward_calls for cost in costs.values()),
+        backward_calls=sum(cost.backward_calls for cost in costs.values()),
         forward_flops=sum(cost.forward_flops for cost in costs.values()),
         backward_flops=sum(cost.backward_flops for cost in costs.values()),
         selective_recompute_flops=sum(cost.recompute_flops for cost in costs.values()),

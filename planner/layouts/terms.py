@@ -70,6 +70,9 @@ class UnitTerms:
     """Carried tensors at the entry: kept under full recomputation, sent between stages [B]."""
     workspace_bytes: float
     """Largest transient beside saved tensors (logits and their gradient, gathered input) [B]."""
+    forward_calls: float = 0.0
+    """Kernels that the host launches for the forward pass [1]."""
+    backward_calls: float = 0.0
     tied_parameters: float = 0.0
     """Elements of parameters that an earlier unit counts already (a head that shares an embedding's
     weight): held again where the two are on different stages [1]."""

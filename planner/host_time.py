@@ -1,0 +1,111 @@
+"""What a block costs beside its kernels: the host that issues them, and gradients accumulated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.cluster import Cluster
+from hardware_profiles.software import SoftwareProfile
+from planner.graph import ModelGraph, Unit
+from planner.layouts.terms import Phase, UnitTerms
+from planner.workload import Workload
+from simulator.operators import operator_time
+from simulator.work import Work
+
+Floats = NDArray[np.float64]
+RECOMPUTE_CALLS = 12.0
+"""Framework calls of one activation checkpoint: random-number states are read forward, and read,
+set and set back around the recomputation (CPU, device and model-parallel state each) [1]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockTimes:
+    """Time of one repetition of each unit apart from communication, in the order of the units."""
+
+    forward_s: Floats
+    backward_s: Floats
+    """With the accumulation of gradients [s]."""
+    recompute_s: Floats
+    """The forward pass run again from a checkpoint [s]."""
+
+
+def block_times(
+    graph: ModelGraph,
+    units: Sequence[UnitTerms],
+    *,
+    comm_s: Mapping[Phase, Floats],
+    workload: Workload,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> BlockTimes:
+    """Return the longer of device and host for each unit.
+
+    The host runs ahead of the device, so a block takes the longer of the two: small microbatches
+    and many tensor ranks leave the device idle.
+
+    Parameters
+    ----------
+    graph : ModelGraph
+        The model.
+    units : sequence of UnitTerms
+        Its units under a layout, in order.
+    comm_s : mapping
+        Phase -> exposed communication per unit [s].
+    workload, cluster, software
+        Circumstances; ``software.host_call_s`` is the price of one call of the framework and
+        ``software.gradient_accumulation_bytes`` that of a gradient.
+    """
+    forward = np.array([unit.forward_s for unit in units])
+    accumulation = np.array(
+        [
+            accumulation_s(unit, workload=workload, cluster=cluster, software=software)
+            for unit in units
+        ]
+    )
+    backward = np.array([unit.backward_s for unit in units]) + accumulation
+    tensors = np.array([num_parameter_tensors(graph, unit) for unit in graph.units])
+    again = _calls(units, "forward")
+
+    def longer(device_s: Floats, calls: Floats, phase: Phase) -> Floats:
+        waiting = software.host_call_s * calls - device_s - comm_s[phase]
+        longest: Floats = device_s + np.maximum(waiting, 0.0)
+        return longest
+
+    return BlockTimes(
+        forward_s=longer(forward, again, "forward"),
+        backward_s=longer(
+            backward, _calls(units, "backward") + tensors * (accumulation > 0), "backward"
+        ),
+        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward"),
+    )
+
+
+def _calls(units: Sequence[UnitTerms], phase: Phase) -> Floats:
+    """Return kernels and collectives that the host issues for each unit [1]."""
+    return np.array(
+        [
+            (unit.forward_calls if phase == "forward" else unit.backward_calls)
+            + sum(use.count for use in unit.communication if use.phase == phase)
+            for unit in units
+        ]
+    )
+
+
+def accumulation_s(
+    unit: UnitTerms, *, workload: Workload, cluster: Cluster, software: SoftwareProfile
+) -> float:
+    """Return the time to bring a microbatch's gradients of a unit into their buffer [s]."""
+    num_bytes = software.gradient_accumulation_bytes * unit.num_parameters
+    if not workload.is_training or num_bytes == 0:
+        return 0.0
+    work = Work(kind="memory", precision=workload.precision, memory_bytes=num_bytes)
+    return operator_time(work, device=cluster.device, software=software)
+
+
+def num_parameter_tensors(graph: ModelGraph, unit: Unit) -> float:
+    """Return how many parameter tensors a unit has: calls to accumulate their gradients [1]."""
+    return float(
+        len({item.tensor for name in unit.operators for item in graph.operator(name).parameters})
+    )
