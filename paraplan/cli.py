@@ -182,11 +182,20 @@ def compare(
 
 
 @app.command()
-def validate(*, json: Json = False) -> None:
+def validate(
+    *,
+    group: Annotated[str | None, typer.Option(help="One case file alone.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="One family alone: gpu-transformer, tpu, ...")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes to share the cases among.")] = 2,
+    summary: Annotated[bool, typer.Option("--summary", help="No line per case.")] = False,
+    json: Json = False,
+) -> None:
     """Print published results: predicted beside measured."""
-    from paraplan.verbs_about import validate_verb
+    from paraplan.verbs_validate import validate_verb
 
-    validate_verb(as_json=json)
+    validate_verb(group=group, family=family, jobs=jobs, as_json=json, summary_only=summary)
 
 
 @app.command()

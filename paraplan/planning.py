@@ -60,8 +60,15 @@ def trace(
     return trace_model(source, sequence_length=sequence_length, progress=progress)
 
 
-def make_problem(options: Options) -> Problem:
+def make_problem(options: Options, *, graph: ModelGraph | None = None) -> Problem:
     """Return the problem that options state.
+
+    Parameters
+    ----------
+    options : Options
+        What the user asked for.
+    graph : ModelGraph, optional
+        The graph of this model and sequence length, where it is at hand.
 
     Raises
     ------
@@ -81,7 +88,8 @@ def make_problem(options: Options) -> Problem:
         mode=_word("--mode", options.mode, get_args(Mode)),
         attention=_word("--attention", options.attention, get_args(AttentionChoice)),
     )
-    graph = trace_model(source, sequence_length=workload.sequence_length)
+    if graph is None:
+        graph = trace_model(source, sequence_length=workload.sequence_length)
     return Problem(
         graph=graph,
         workload=replace(workload, sequence_length=graph.sequence_length),
@@ -163,15 +171,18 @@ def rank_strategy(problem: Problem, text: str) -> tuple[PriceBook, Ranked]:
     StrategyError
         If it contradicts itself or does not suit the model, workload or cluster.
     """
+    book = PriceBook(problem=problem)
+    return book, rank_in_book(book, text)
+
+
+def rank_in_book(book: PriceBook, text: str) -> Ranked:
+    """Return one strategy of a problem whose prices are shared; see :func:`rank_strategy`."""
     strategy = check_strategy(parse_strategy(text))
-    rejection = find_rejection(problem, strategy)
+    rejection = find_rejection(book.problem, strategy)
     if rejection is not None:
         raise StrategyError(rejection.message)
-    book = PriceBook(problem=problem)
     evaluation = evaluate(book, strategy, layout_that_fits(book, strategy))
-    return book, Ranked(
-        evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True
-    )
+    return Ranked(evaluation=evaluation, step_time_s=replay_step_time(evaluation), replayed=True)
 
 
 def simulate(options: Options, *, detail: str = "folded") -> tuple[Plan, Timeline]:

@@ -1,4 +1,4 @@
-"""Verbs that tell: profiles, trace, validate."""
+"""Verbs that tell: profiles, trace."""
 
 from dataclasses import asdict
 from typing import Any
@@ -106,17 +106,3 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
     console.print(table)
     for warning in graph.warnings:
         console.print(f"warning: {warning.subject}: {warning.message}", style="yellow")
-
-
-def validate_verb(*, as_json: bool) -> None:
-    """Print published results: predicted beside measured; fail where a tolerance is missed."""
-    from paraplan.console import EXIT_FAILED
-    from paraplan.validation import validate
-
-    outcome = validate()
-    if as_json:
-        print_json(asdict(outcome))
-    else:
-        print_text(outcome.as_text())
-    if not all(case.passed for case in outcome.cases):
-        raise SystemExit(EXIT_FAILED)

@@ -82,7 +82,9 @@ _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sequence_parallel": ("sequence_parallel", ("on", "off")),
     "layout": ("layout", get_args(Layout)),
 }
-STRATEGY_KEYS = (*_COUNTS, *_WORDS)
+FIELD_OF_KEY = {**_COUNTS, **{key: field for key, (field, _) in _WORDS.items()}}
+"""Field of :class:`Strategy` by key of the text."""
+STRATEGY_KEYS = tuple(FIELD_OF_KEY)
 
 
 def parse_partial_strategy(text: str) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""A validation as text for a terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from planner.validation.outcome import Outcome
+from planner.validation.results import Results, Row
+from planner.validation.summaries import GOOD_REGRET, SweepSummary, median
+
+GIB = 2.0**30
+
+
+def as_text(results: Results, *, shows_cases: bool = True) -> str:
+    """Return the tables, one line per case first."""
+    lines: list[str] = []
+    if shows_cases:
+        lines += _case_lines(results.outcomes)
+    lines += _row_lines("family (complete, judging)", results.families)
+    lines += _row_lines("group (complete, judging)", results.groups)
+    lines += _row_lines("an input is not stated", results.incomplete)
+    lines += _row_lines("used for fitting", results.calibrate)
+    lines += _sweep_lines(results.sweeps)
+    lines += _fit_lines(results)
+    lines += _worst_lines(results.worst)
+    lines += _failure_lines(results.failures)
+    if results.overall is not None:
+        overall = results.overall
+        lines.append(
+            f"{overall.number} step times: mean absolute error {overall.mean_absolute_error:.1%}, "
+            f"bias {overall.bias:+.1%}"
+        )
+    return "\n".join(lines)
+
+
+def _case_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    width = max(len(outcome.case.name) for outcome in outcomes) + 2
+    yield f"{'case':<{width}}{'published':>13}{'predicted':>13}{'ratio':>8}  within"
+    for outcome in outcomes:
+        yield from _lines_of_case(outcome, width=width)
+    yield ""
+
+
+def _lines_of_case(outcome: Outcome, *, width: int) -> Iterator[str]:
+    case, predicted = outcome.case, outcome.predicted
+    mark = "NO" if outcome.failure else "yes"
+    name = f"{case.name:<{width}}"
+    if predicted is None:
+        yield f"{name}{'':>34}  NO: {outcome.refusal}"
+        return
+    if case.step_time_s is not None:
+        yield (
+            f"{name}{case.step_time_s:>11.5g} s{predicted.step_time_s:>11.5g} s"
+            f"{predicted.step_time_s / case.step_time_s:>8.3f}  {mark}"
+        )
+    if case.memory_bytes is not None:
+        yield (
+            f"{name}{case.memory_bytes / GIB:>9.4g} GiB{predicted.memory_bytes / GIB:>9.4g} GiB"
+            f"{predicted.memory_bytes / case.memory_bytes:>8.3f}  {mark}"
+        )
+    if case.fits is not None:
+        used = predicted.peak_bytes / predicted.capacity_bytes
+        words = [("fits" if fits else "out of mem") for fits in (case.fits, predicted.fits)]
+        yield f"{name}{words[0]:>13}{words[1]:>13}{used:>8.0%}  {mark}"
+
+
+def _row_lines(title: str, rows: Sequence[Row]) -> Iterator[str]:
+    if not rows:
+        return
+    width = max(34, *(len(row.name) + 2 for row in rows))
+    yield f"{title:<{width}}{'n':>5}{'error':>8}{'bias':>8}{'<5%':>6}{'<10%':>6}{'<20%':>6}  worst"
+    for row in rows:
+        for what, summary in (("", row.steps), ("  memory", row.memory)):
+            if summary is None:
+                continue
+            shares = "".join(f"{share:>6.0%}" for share in summary.within)
+            yield (
+                f"{row.name + what:<{width}}{summary.number:>5}"
+                f"{summary.mean_absolute_error:>8.1%}{summary.bias:>+8.1%}{shares}"
+                f"  {summary.worst:+.1%} {summary.worst_name.split(':')[-1]}"
+            )
+    yield ""
+
+
+def _sweep_lines(sweeps: Sequence[SweepSummary]) -> Iterator[str]:
+    if not sweeps:
+        return
+    yield (
+        f"{'sweeps':<34}{'n':>5}{'median tau':>12}{'tau>=0.85':>11}{'regret<=3%':>12}{'median':>8}"
+    )
+    for group in sorted({sweep.group for sweep in sweeps}):
+        members = [sweep for sweep in sweeps if sweep.group == group]
+        taus = [sweep.kendall_tau for sweep in members if sweep.kendall_tau is not None]
+        regrets = [sweep.regret for sweep in members]
+        good = sum(regret <= GOOD_REGRET for regret in regrets) / len(regrets)
+        rank = f"{median(taus):>12.2f}{_share(t >= 0.85 for t in taus):>11.0%}" if taus else ""  # noqa: PLR2004
+        yield f"{group:<34}{len(members):>5}{rank:>23}{good:>12.0%}{median(regrets):>8.1%}"
+    yield ""
+
+
+def _share(flags: Iterable[bool]) -> float:
+    found = list(flags)
+    return sum(found) / len(found)
+
+
+def _fit_lines(results: Results) -> Iterator[str]:
+    table = results.fit_table
+    if not table.true_overflows + table.false_fits + table.false_overflows:
+        return
+    yield f"{'memory':<34}{'ran':>10}{'out of memory':>16}"
+    yield f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}"
+    yield f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}"
+    yield ""
+
+
+def _worst_lines(worst: Sequence[Outcome]) -> Iterator[str]:
+    if not worst:
+        return
+    yield "worst step times"
+    for outcome in worst:
+        note = f"  ({outcome.case.note})" if outcome.case.note else ""
+        yield f"  {outcome.step_error or 0.0:+8.1%}  {outcome.case.name}{note}"
+    yield ""
+
+
+def _failure_lines(failures: Sequence[Outcome]) -> Iterator[str]:
+    if not failures:
+        return
+    yield f"outside tolerance: {len(failures)}"
+    for outcome in failures:
+        yield f"  {outcome.case.name}: {outcome.failure}"
+    yield ""
