@@ -31,6 +31,9 @@ class SoftwareProfile:
     """Share of compute under which parameter all-gathers of sharded data parallelism hide [1]."""
     overlap_tensor_parallel: float
     """Share of tensor-parallel communication hidden by chunked overlap [1]."""
+    overlap_tensor_backward: float = 0.0
+    """Share of the tensor-parallel communication of the backward pass that runs beside the products
+    for weight gradients, in addition to ``overlap_tensor_parallel`` [1]."""
     overlap_pipeline: float
     """Share of pipeline sends hidden beside compute [1]."""
     compute_slowdown: float

@@ -30,6 +30,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
     "overlap_parameter_gather": ("overlap_parameter_gather", "ratio", 1.0),
     "overlap_tensor_parallel": ("overlap_tensor_parallel", "ratio", 1.0),
+    "overlap_tensor_backward": ("overlap_tensor_backward", "ratio", 1.0),
     "overlap_pipeline": ("overlap_pipeline", "ratio", 1.0),
     "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
@@ -38,7 +39,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "straggler_share": ("straggler_share", "ratio", 1.0),
 }
 """Key in the file to field, dimension and largest value in SI."""
-_OPTIONAL = {"host_call", "gradient_accumulation"}
+_OPTIONAL = {"host_call", "gradient_accumulation", "overlap_tensor_backward"}
 """Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}

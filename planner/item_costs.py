@@ -154,6 +154,19 @@ def _gradient_key(group: GradientGroup) -> GradientKey:
     return tuple(group.axes), group.is_expert
 
 
+def tensor_overlap(software: SoftwareProfile, phase: str) -> float:
+    """Return the share of tensor-parallel communication hidden in a phase [1].
+
+    Examples
+    --------
+    >>> from hardware_profiles import load_software
+    >>> [tensor_overlap(load_software("megatron-2022"), phase) for phase in ("forward", "backward")]
+    [0.0, 1.0]
+    """
+    backward = software.overlap_tensor_backward if phase == "backward" else 0.0
+    return min(1.0, software.overlap_tensor_parallel + backward)
+
+
 def _exposed_s(
     unit: UnitTerms,
     phase: str,
@@ -163,7 +176,7 @@ def _exposed_s(
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> float:
-    hidden = software.overlap_tensor_parallel if category == "tensor" else 0.0
+    hidden = tensor_overlap(software, phase) if category == "tensor" else 0.0
     return sum(
         (1.0 - hidden) * use.count * collective_use_time(use, mesh=mesh, cluster=cluster)
         for use in unit.communication

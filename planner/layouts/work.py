@@ -29,11 +29,14 @@ _PRODUCT_KINDS: dict[str, WorkKind] = {
 }
 _TWO_PRODUCTS = 1.5
 """Ratio of backward to forward FLOPs above which there are two products backward [1]."""
-_SOFTMAX_PASSES = {"fused": (2.0, 3.0), "separate": (8.0, 9.0)}
-"""Passes over the score matrix around an unfused attention's products, forward and backward:
-one kernel reads and writes (backward reads two and writes one); scale, mask, softmax and dropout
-apart read and write each [1]."""
-_SEPARATE_SOFTMAX_KERNELS = 4.0
+_SOFTMAX_PASSES = {"fused": (2.0, 3.0), "separate": (6.0, 7.0)}
+"""Passes over the score matrix between an unfused attention's products, forward and backward:
+scale, mask and softmax in one kernel read and write (backward reads two and writes one), or read
+and write each [1]."""
+_SOFTMAX_KERNELS = {"fused": 1.0, "separate": 3.0}
+_DROPOUT_PASSES = 2.0
+"""Dropout on the probabilities is a kernel of its own, which keeps its mask: Korthikanti et al.
+2022, arXiv:2205.05198, section 4.1 lists its input, mask and output apart [1]."""
 _CAUSAL_SHARE = 0.5
 """Share of the score matrix that a fused kernel computes under a causal mask; its measured rates
 count so (Dao 2023, arXiv:2307.08691, section 4.1) [1]."""
@@ -290,14 +293,15 @@ def _unfused_attention(
         )
         for rows, columns, inner in shapes
     )
-    fused = cut.software.fuses_attention_softmax
-    passes = _SOFTMAX_PASSES["fused" if fused else "separate"][backward]
+    kernels = "fused" if cut.software.fuses_attention_softmax else "separate"
+    passes = _SOFTMAX_PASSES[kernels][backward]
+    passes += _DROPOUT_PASSES if operator.dropout else 0.0
     mask_bytes = scores if operator.dropout else 0.0
     softmax = Work(
         kind="memory",
         precision=cut.workload.precision,
         memory_bytes=passes * scores * item + mask_bytes,
-        num_kernels=1.0 if fused else _SEPARATE_SOFTMAX_KERNELS,
+        num_kernels=_SOFTMAX_KERNELS[kernels] + (1.0 if operator.dropout else 0.0),
         backward=backward,
     )
     return (*products, softmax) if flops > 0 else ()
