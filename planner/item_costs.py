@@ -25,6 +25,12 @@ GradientKey = tuple[tuple[str, ...], bool]
 """Axes over which gradients are partial, and whether the parameters are experts'."""
 BACKWARD_OPERATORS = 2.0
 """Backward operators per forward operator: a gradient for the input and one for the weight [1]."""
+BESIDE_WEIGHT_PRODUCTS = ("all_reduce", "reduce_scatter")
+"""Collectives of input gradients, which nothing but the layer before waits for, so that the product
+for the weight gradient may run beside them; an all-gather comes before both products (Korthikanti
+et al. 2022, arXiv:2205.05198, section 4.2.2)."""
+WEIGHT_PRODUCTS_SHARE = 0.5
+"""Share of backward compute that the products for weight gradients take [1]."""
 CATEGORY_OF_AXIS = {"tp": "tensor", "cp": "context", "ep": "expert", "dp": "data"}
 
 
@@ -154,19 +160,6 @@ def _gradient_key(group: GradientGroup) -> GradientKey:
     return tuple(group.axes), group.is_expert
 
 
-def tensor_overlap(software: SoftwareProfile, phase: str) -> float:
-    """Return the share of tensor-parallel communication hidden in a phase [1].
-
-    Examples
-    --------
-    >>> from hardware_profiles import load_software
-    >>> [tensor_overlap(load_software("megatron-2022"), phase) for phase in ("forward", "backward")]
-    [0.0, 1.0]
-    """
-    backward = software.overlap_tensor_backward if phase == "backward" else 0.0
-    return min(1.0, software.overlap_tensor_parallel + backward)
-
-
 def _exposed_s(
     unit: UnitTerms,
     phase: str,
@@ -176,12 +169,23 @@ def _exposed_s(
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> float:
-    hidden = tensor_overlap(software, phase) if category == "tensor" else 0.0
-    return sum(
-        (1.0 - hidden) * use.count * collective_use_time(use, mesh=mesh, cluster=cluster)
+    """Return the time of a unit's collectives of one category that compute does not hide [s]."""
+    uses = [
+        (use.kind, use.count * collective_use_time(use, mesh=mesh, cluster=cluster))
         for use in unit.communication
         if use.phase == phase and CATEGORY_OF_AXIS[use.axis] == category
+    ]
+    total_s = sum(seconds for _, seconds in uses)
+    if category != "tensor":
+        return total_s
+    exposed_s = (1.0 - software.overlap_tensor_parallel) * total_s
+    if phase == "forward":
+        return exposed_s
+    beside_s = sum(seconds for kind, seconds in uses if kind in BESIDE_WEIGHT_PRODUCTS)
+    hidden_s = min(
+        software.overlap_tensor_backward * beside_s, WEIGHT_PRODUCTS_SHARE * unit.backward_s
     )
+    return max(0.0, exposed_s - hidden_s)
 
 
 def collective_use_time(use: CollectiveUse, *, mesh: MeshShape, cluster: Cluster) -> float:
