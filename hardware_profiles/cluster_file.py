@@ -1,6 +1,6 @@
 """Cluster profiles: a file and a count to a value object."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import get_args
 
@@ -20,7 +20,7 @@ from hardware_profiles.document import (
 )
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.interconnect import Fabric, FabricTopology, LinkProfile
-from hardware_profiles.link_file import link_from_table, load_link
+from hardware_profiles.link_file import collective_costs, link_from_table, load_link
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.torus import (
     SliceRule,
@@ -126,6 +126,14 @@ def _link(document: Table, name: str) -> LinkProfile:
     return load_link(name)
 
 
+def _link_here(table: Table, link: LinkProfile) -> LinkProfile:
+    """Return the link with the costs of collectives measured on this fabric, where given."""
+    costs, origin = collective_costs(table)
+    if costs is None:
+        return link
+    return replace(link, costs=costs, provenance={**link.provenance, **origin})
+
+
 def _scaled(
     document: Table, groups: tuple[NodeGroup, ...], *, scale: Scale, rule: SliceRule | None
 ) -> tuple[NodeGroup, ...]:
@@ -212,9 +220,11 @@ def _fabric(
     check_keys(
         table,
         required=("topology", "link", "bandwidth", "latency"),
-        optional=("base_latency", "in_network_reduction", "torus_shape", "torus_wraps"),
-    )
-    link = _link(document, text(table, "link"))
+        optional=(
+            "base_latency", "in_network_reduction", "torus_shape", "torus_wraps", "collectives",
+        ),
+    )  # fmt: skip
+    link = _link_here(table, _link(document, text(table, "link")))
     bandwidth = quantity(
         table, "bandwidth", dimension="bandwidth", maximum=link.bandwidth_bytes_per_s
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hardware_profiles.cluster import Cluster
+from hardware_profiles.collective_costs import costs_to_lines
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.device_file import QUANTITIES
 from hardware_profiles.document import SCHEMA
@@ -187,6 +188,15 @@ def _write_link(writer: _Writer, link: LinkProfile) -> None:
         origin.get("achievable_bandwidth_bytes_per_s"),
     )
     writer.quantity("latency", link.latency_s, "time", origin.get("latency_s"))
+    if link.costs is not None:
+        known = origin.get("costs") or _UNSTATED
+        writer.table(f"links.{_text(link.name)}.collectives")
+        number = f"source{len(writer.sources) + 1}"
+        writer.plain("source", writer.sources.setdefault(known.source, number))
+        writer.plain("kind", known.kind)
+        if known.note:
+            writer.plain("note", known.note)
+        writer.lines += costs_to_lines(link.costs)
 
 
 def _by_name(kind: str, profiles: list[_Profile]) -> list[_Profile]:

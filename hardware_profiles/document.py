@@ -207,12 +207,12 @@ def quantity(
         value=si_value,
         written_value=float(value),
         written_unit=unit,
-        provenance=_provenance(entry),
+        provenance=provenance_of(entry),
     )
 
 
-def _provenance(entry: Table) -> Provenance:
-    """Return where the number of a quantity table comes from."""
+def provenance_of(entry: Table) -> Provenance:
+    """Return where the numbers of a table come from."""
     source = text(entry, "source")
     if source not in entry.sources:
         declared = sorted(entry.sources)

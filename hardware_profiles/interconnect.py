@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hardware_profiles.collective_costs import CollectiveCosts
 from hardware_profiles.provenance import Provenance
 
 LinkKind = Literal[
@@ -35,6 +36,8 @@ class LinkProfile:
     """What a large transfer reaches, one direction [B/s]."""
     latency_s: float
     """One hop as the communication library sees it [s]."""
+    costs: CollectiveCosts | None = None
+    """What a library's collectives cost over it; None without a measurement."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
 

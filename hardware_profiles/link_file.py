@@ -4,8 +4,19 @@ from pathlib import Path
 from typing import get_args
 
 from hardware_profiles.catalog_index import profile_path
-from hardware_profiles.document import Table, check_keys, choice, quantity, read_document, text
+from hardware_profiles.collective_costs import CollectiveCosts, costs_from_table
+from hardware_profiles.document import (
+    Table,
+    check_keys,
+    choice,
+    provenance_of,
+    quantity,
+    read_document,
+    sub_table,
+    text,
+)
 from hardware_profiles.interconnect import LinkKind, LinkProfile
+from hardware_profiles.provenance import Provenance
 
 HEAD_KEYS = ("name", "title", "link_kind")
 """Plain entries of a link profile."""
@@ -42,10 +53,11 @@ def load_link(name_or_path: str | Path) -> LinkProfile:
 def link_from_table(table: Table, *, head: tuple[str, ...] = ()) -> LinkProfile:
     """Build a link from its table, the top of a file or one embedded in a cluster file."""
     names = ("bandwidth", "achievable_bandwidth", "latency")
-    check_keys(table, required=(*HEAD_KEYS, *names), optional=head)
+    check_keys(table, required=(*HEAD_KEYS, *names), optional=("collectives", *head))
     line = quantity(table, "bandwidth", dimension="bandwidth")
     achievable = quantity(table, "achievable_bandwidth", dimension="bandwidth", maximum=line.value)
     latency = quantity(table, "latency", dimension="time", maximum=10.0)
+    costs, origin = collective_costs(table)
     return LinkProfile(
         name=text(table, "name"),
         title=text(table, "title"),
@@ -53,9 +65,19 @@ def link_from_table(table: Table, *, head: tuple[str, ...] = ()) -> LinkProfile:
         bandwidth_bytes_per_s=line.value,
         achievable_bandwidth_bytes_per_s=achievable.value,
         latency_s=latency.value,
+        costs=costs,
         provenance={
+            **origin,
             "bandwidth_bytes_per_s": line.provenance,
             "achievable_bandwidth_bytes_per_s": achievable.provenance,
             "latency_s": latency.provenance,
         },
     )
+
+
+def collective_costs(table: Table) -> tuple[CollectiveCosts | None, dict[str, Provenance]]:
+    """Read the ``collectives`` table of a link or a fabric, None where it has none."""
+    if "collectives" not in table.data:
+        return None, {}
+    entry = sub_table(table, "collectives")
+    return costs_from_table(entry), {"costs": provenance_of(entry)}

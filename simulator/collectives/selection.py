@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from hardware_profiles.cluster import Cluster
+from simulator.collectives.direct import (
+    all_to_all_time,
+    parallel_aggregated_tree_time,
+    send_time,
+)
 from simulator.collectives.switched import (
     IN_SWITCH_RANKS,
-    NCCL_PROTOCOLS,
-    PLAIN,
-    all_to_all_time,
     broadcast_time,
     in_switch_all_reduce_time,
-    parallel_aggregated_tree_time,
     ring_time,
-    send_time,
     tree_all_reduce_time,
 )
 from simulator.collectives.torus import (
@@ -131,24 +131,24 @@ def _switched_candidates(
     kind: CollectiveKind, message_bytes: float, wires: Wires
 ) -> Iterator[tuple[str, float]]:
     """Yield name and time [s] of the algorithms over switches and NICs."""
-    protocols = NCCL_PROTOCOLS if wires.has_protocols else (PLAIN,)
     match kind:
         case "all_reduce" | "all_gather" | "reduce_scatter":
-            for protocol in protocols:
+            for protocol in wires.protocols:
                 yield (
-                    f"ring/{protocol.name}",
+                    f"ring/{protocol}",
                     ring_time(message_bytes, wires=wires, passes=_PASSES[kind], protocol=protocol),
                 )
             if kind == "all_reduce":
                 yield from _other_all_reduces(message_bytes, wires)
-            elif wires.ranks_per_node == 1 and wires.has_protocols:
+            elif wires.ranks_per_node == 1 and len(wires.protocols) > 1:
                 yield "pat", parallel_aggregated_tree_time(message_bytes, wires=wires)
         case "all_to_all":
             yield "direct", all_to_all_time(message_bytes, wires=wires)
+            yield "direct/ll", all_to_all_time(message_bytes, wires=wires, small=True)
         case "broadcast":
-            for protocol in protocols:
+            for protocol in wires.protocols:
                 yield (
-                    f"ring/{protocol.name}",
+                    f"ring/{protocol}",
                     broadcast_time(message_bytes, wires=wires, protocol=protocol),
                 )
         case "send":
@@ -159,11 +159,10 @@ def _switched_candidates(
 
 def _other_all_reduces(message_bytes: float, wires: Wires) -> Iterator[tuple[str, float]]:
     """Yield the all-reduces that are not rings; trees span nodes, as in NCCL."""
-    protocols = NCCL_PROTOCOLS if wires.has_protocols else (PLAIN,)
     if wires.num_nodes > 1:
-        for protocol in protocols:
+        for protocol in wires.protocols:
             yield (
-                f"tree/{protocol.name}",
+                f"tree/{protocol}",
                 tree_all_reduce_time(message_bytes, wires=wires, protocol=protocol),
             )
     if wires.in_switch and wires.ranks_per_node >= IN_SWITCH_RANKS:
@@ -178,22 +177,22 @@ def _torus_candidates(
     axes = sub_torus(wires.ranks_per_node, fabric=fabric)
     nodes = wires.num_nodes
     name = "torus" if nodes == 1 else "torus, then network"
-    crossing_s = message_bytes / wires.inter_bytes_per_s
+    crossing_s = message_bytes / wires.inter.bytes_per_s
     match kind:
         case "all_reduce" | "all_gather" | "reduce_scatter":
             passes = _PASSES[kind]
             inside_s = torus_ring_time(message_bytes, axes=axes, fabric=fabric, passes=passes)
-            outside_s = passes * (nodes - 1) * (wires.inter_hop_s + crossing_s / nodes)
+            outside_s = passes * (nodes - 1) * (wires.inter.hop_s + crossing_s / nodes)
         case "all_to_all":
             inside_s = torus_all_to_all_time(message_bytes, axes=axes, fabric=fabric)
             share = wires.ranks_per_node * (nodes - 1) / nodes
-            outside_s = (nodes - 1) * wires.inter_hop_s + share * crossing_s
+            outside_s = (nodes - 1) * wires.inter.hop_s + share * crossing_s
         case "broadcast":
             inside_s = torus_broadcast_time(message_bytes, axes=axes, fabric=fabric)
-            outside_s = (nodes - 1) * wires.inter_hop_s + (crossing_s if nodes > 1 else 0.0)
+            outside_s = (nodes - 1) * wires.inter.hop_s + (crossing_s if nodes > 1 else 0.0)
         case "send":
             inside_s = torus_send_time(message_bytes, fabric=fabric)
-            outside_s = wires.inter_hop_s + (crossing_s if nodes > 1 else 0.0)
+            outside_s = wires.inter.hop_s + (crossing_s if nodes > 1 else 0.0)
         case _:
             assert_never(kind)
     yield name, inside_s + outside_s

@@ -4,6 +4,14 @@ from dataclasses import dataclass
 from math import log2
 
 from hardware_profiles.cluster import Cluster
+from hardware_profiles.collective_costs import (
+    NCCL_COSTS,
+    PLAIN_COSTS,
+    PROTOCOLS,
+    CollectiveCosts,
+    Protocol,
+    TransferCosts,
+)
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.interconnect import Fabric, LinkKind
 from simulator.groups import Group
@@ -17,6 +25,23 @@ _CUBE_MESH_QUAD = 2 / 3
 """Share of a DGX-1's links that stay in a pair (2 of 6) or a quad (4 of 6): NVIDIA, "DGX-1 with
 Tesla V100 system architecture", WP-08437-002, figure 4."""
 _PAIR, _QUAD = 2, 4
+_ONE_PROTOCOL: tuple[Protocol, ...] = ("simple",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """What a group sees of the links inside its nodes, or of those between them."""
+
+    bytes_per_s: float
+    """What one rank inside its node, or the group in one node's NICs, reaches, one way [B/s]."""
+    hop_s: float
+    base_s: float
+    """Fixed cost of one collective [s]."""
+    costs: CollectiveCosts
+
+
+NO_SIDE = Side(bytes_per_s=float("inf"), hop_s=0.0, base_s=0.0, costs=NCCL_COSTS)
+"""No such links: one rank per node, or one node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,20 +51,31 @@ class Wires:
     num_ranks: int
     ranks_per_node: int
     num_nodes: int
-    intra_bytes_per_s: float
-    """One rank inside its node, one direction [B/s]; infinite for one rank per node."""
-    intra_hop_s: float
-    inter_bytes_per_s: float
-    """The group's share of one node's NICs, one direction [B/s]; infinite for one node."""
-    inter_hop_s: float
-    base_s: float
-    """Fixed cost of one collective [s]."""
-    has_protocols: bool
-    """Whether the low-latency protocols of NCCL exist on every link of the group."""
+    intra: Side
+    inter: Side
+    protocols: tuple[Protocol, ...]
+    """Wire protocols that exist on every link of the group."""
     in_switch: bool
     """Whether the switch inside the node adds."""
     in_network: bool
     """Whether the switches between nodes add as well."""
+
+    @property
+    def outer(self) -> Side:
+        """The links that the slowest bytes pass: between nodes where there are several."""
+        return self.intra if self.num_nodes == 1 else self.inter
+
+    def latency_s(
+        self, intra: TransferCosts, inter: TransferCosts, *, hops: float, crossings: float
+    ) -> float:
+        """Return the time of the empty collective of so many hops inside and between [s]."""
+        near, far = self.intra, self.inter
+        return (
+            near.base_s * intra.base
+            + far.base_s * inter.base
+            + hops * near.hop_s * intra.hop
+            + crossings * far.hop_s * inter.hop
+        )
 
 
 def group_wires(group: Group, *, cluster: Cluster) -> Wires:
@@ -66,7 +102,8 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     -----
     A node's NICs are shared by ``concurrent`` groups; a group of few ranks per node reaches only
     the NICs next to them. ``oversubscription`` divides the network bandwidth whole, as if every
-    message crossed the spine: placement inside leaves is not modelled.
+    message crossed the spine: placement inside leaves is not modelled. Each doubling of nodes
+    beyond two adds the network's ``congestion`` to the transfer time.
     """
     intra, inter = cluster.intra, cluster.inter
     if group.num_nodes > 1 and inter is None:
@@ -81,20 +118,32 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     fabrics = [
         fabric for fabric in (None if alone else intra, inter if several else None) if fabric
     ]
+    near = NO_SIDE if alone else _side(intra, _intra_bandwidth(group, cluster))
+    far = NO_SIDE
+    if several and inter is not None:
+        far = _side(inter, _inter_bandwidth(group, cluster, inter))
     return Wires(
         num_ranks=group.num_ranks,
         ranks_per_node=group.ranks_per_node,
         num_nodes=group.num_nodes,
-        intra_bytes_per_s=float("inf") if alone else _intra_bandwidth(group, cluster),
-        intra_hop_s=0.0 if alone else intra.latency_s,
-        inter_bytes_per_s=_inter_bandwidth(group, cluster, inter)
-        if several and inter
-        else float("inf"),
-        inter_hop_s=inter.latency_s if several and inter else 0.0,
-        base_s=sum(fabric.base_latency_s for fabric in fabrics),
-        has_protocols=all(fabric.link.kind in NCCL_LINKS for fabric in fabrics),
+        intra=near,
+        inter=far,
+        protocols=PROTOCOLS
+        if all(fabric.link.kind in NCCL_LINKS for fabric in fabrics)
+        else _ONE_PROTOCOL,
         in_switch=not alone and intra.in_network_reduction,
         in_network=several and inter is not None and inter.in_network_reduction,
+    )
+
+
+def _side(fabric: Fabric, bytes_per_s: float) -> Side:
+    """Return a fabric as one side of a group."""
+    link = fabric.link
+    return Side(
+        bytes_per_s=bytes_per_s,
+        hop_s=fabric.latency_s,
+        base_s=fabric.base_latency_s,
+        costs=link.costs or (NCCL_COSTS if link.kind in NCCL_LINKS else PLAIN_COSTS),
     )
 
 
@@ -136,4 +185,7 @@ def _inter_bandwidth(group: Group, cluster: Cluster, inter: Fabric) -> float:
     """Return a group's share of one node's NICs [B/s]."""
     nics_per_rank = max(1.0, cluster.nics_per_node / cluster.devices_per_node)
     nics = min(cluster.nics_per_node / group.concurrent, group.ranks_per_node * nics_per_rank)
-    return inter.bandwidth_bytes_per_s * nics / cluster.oversubscription
+    costs = inter.link.costs
+    spread = log2(max(1.0, group.num_nodes / _PAIR))
+    slower = cluster.oversubscription * (1 + (costs.congestion if costs else 0.0) * spread)
+    return inter.bandwidth_bytes_per_s * nics / slower

@@ -75,8 +75,8 @@ BANDWIDTHS = sorted(
             "['datasheet', 'measured', 'derived', 'assumed']",
         ),
         ("latency = {", "delay = {", "x.toml: delay is not a known key; expected one of "
-         "['achievable_bandwidth', 'bandwidth', 'kind', 'latency', 'link_kind', 'name', 'schema', "
-         "'sources', 'title']"),
+         "['achievable_bandwidth', 'bandwidth', 'collectives', 'kind', 'latency', 'link_kind', "
+         "'name', 'schema', 'sources', 'title']"),
         ('title = "InfiniBand', 'title = 7 # "', "x.toml: title is 7; expected a non-empty text"),
         (
             "retrieved = 2026-11-21",
