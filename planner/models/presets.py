@@ -60,6 +60,15 @@ def _megatron(layers: int, hidden: int, heads: int, title: str) -> Preset:
     return Preset(title=title, family="gpt", size=size, sequence_length=2048)
 
 
+def _mpt(layers: int, hidden: int, heads: int) -> Preset:
+    size = GptSize(
+        num_layers=layers, hidden_size=hidden, num_heads=heads, vocab_size=50368,
+        max_positions=2048,
+    )  # fmt: skip
+    title = "MPT as llm-foundry's training benchmarks run it: learned positions, biases, tied head"
+    return Preset(title=title, family="gpt", size=size, sequence_length=2048)
+
+
 def _llama(layers: int, hidden: int, heads: int, ffn: int, title: str) -> Preset:
     size = LlamaSize(
         num_layers=layers, hidden_size=hidden, num_heads=heads, num_kv_heads=8, ffn_size=ffn,
@@ -99,6 +108,15 @@ PRESETS: dict[str, Preset] = {
     "gpt-310b": _megatron(96, 16384, 128, _TABLE_2104),
     "gpt-530b": _megatron(105, 20480, 128, _TABLE_2205),
     "gpt-1t": _megatron(128, 25600, 160, _TABLE_2205),
+    "mpt-125m": _mpt(12, 768, 12),
+    "mpt-350m": _mpt(24, 1024, 16),
+    "mpt-760m": _mpt(24, 1536, 12),
+    "mpt-1b": _mpt(24, 2048, 16),
+    "mpt-3b": _mpt(32, 2560, 20),
+    "mpt-7b": _mpt(32, 4096, 32),
+    "mpt-13b": _mpt(40, 5120, 40),
+    "mpt-30b": _mpt(48, 7168, 56),
+    "mpt-70b": _mpt(80, 8192, 64),
     "llama3-8b": _llama(32, 4096, 32, 14336, f"{_TABLE_LLAMA3}, 8 B"),
     "llama3-70b": _llama(80, 8192, 64, 28672, f"{_TABLE_LLAMA3}, 70 B"),
     "llama3-405b": _llama(126, 16384, 128, 53248, f"{_TABLE_LLAMA3}, 405 B"),
