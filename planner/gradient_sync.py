@@ -47,7 +47,8 @@ def sync_times(
     Unsharded gradients are all-reduced; sharded ones are reduce-scattered, and the updated or used
     weights all-gathered (ZeRO, arXiv:1910.02054, section 7: 2, 2 and 3 times the parameters); the
     shards of what is whole on several tensor ranks are all-reduced over these.
-    Messages go in buckets of ``software.gradient_bucket_bytes``.
+    Messages go in buckets of ``software.gradient_bucket_bytes``; sharded gradients and weights go
+    unit by unit where a unit is larger (torch FSDP wraps blocks).
     """
     zero = np.zeros(stages.num_stages)
     gradient, update, gather, scatter = zero.copy(), zero.copy(), zero.copy(), zero.copy()
@@ -56,7 +57,11 @@ def sync_times(
         if group.num_ranks == 1:
             continue
 
-        distinct, where = np.unique(parameters, return_inverse=True)
+        by_unit = sharding in ("gradients", "parameters")
+        unit = stages.largest_item_parameters if by_unit else zero
+        distinct, where = np.unique(
+            np.stack((parameters, unit)), axis=1, return_inverse=True
+        )  # equal stages are priced once
 
         def times(
             kind: CollectiveKind,
@@ -66,10 +71,13 @@ def sync_times(
             where: NDArray[np.intp] = where,
         ) -> Floats:
             found = [
-                _bucketed(kind, count * item, group=group, cluster=cluster, software=software)
-                for count in distinct
-            ]
-            return np.array(found)[where]
+                _bucketed(
+                    kind, count * item, group=group, cluster=cluster,
+                    bucket_bytes=max(software.gradient_bucket_bytes, largest * item),
+                )
+                for count, largest in distinct.T
+            ]  # fmt: skip
+            return np.array(found)[where.ravel()]
 
         if sharding == "none" or shards.num_ranks == 1:
             gradient += times("all_reduce", gradient_bytes, group)
@@ -121,11 +129,11 @@ def _bucketed(
     *,
     group: Group,
     cluster: Cluster,
-    software: SoftwareProfile,
+    bucket_bytes: float,
 ) -> float:
     if message_bytes <= 0:
         return 0.0
-    num_buckets = max(1.0, np.ceil(message_bytes / software.gradient_bucket_bytes))
+    num_buckets = max(1.0, np.ceil(message_bytes / bucket_bytes))
     return float(
         num_buckets
         * collective_time(kind, message_bytes / num_buckets, group=group, cluster=cluster)
