@@ -7,6 +7,7 @@ from typing import Literal
 from hardware_profiles.provenance import Provenance
 
 Precision = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
+FlashVersion = Literal[1, 2, 3]
 DeviceKind = Literal["gpu", "tpu", "fpga", "cpu"]
 
 
@@ -26,6 +27,30 @@ class MatmulEfficiency:
     """Columns of the output tile of one compute unit [elements]."""
     half_k: float
     """Length of the inner dimension at which half of the sustained rate is reached [elements]."""
+    operand_cost: float = 13.5
+    """How much a small tile loses to loading operands: a tile of ``a x b`` reaches
+    ``1 / (1 + cost (1/a + 1/b))`` of the rate of an endless one [elements]."""
+    kernel_time_s: float = 0.0
+    """Prologue, first loads, epilogue and drain of one product kernel, beside its launch [s]."""
+    sustained_clock: float = 1.0
+    """Share of the rate in short measurements that minutes of products under the power limit leave;
+    contained in :attr:`sustained_efficiency` [1]."""
+    misaligned_share: float = 1.0
+    """Share of the rate left when rows do not start at multiples of 16 B [1]."""
+    precision_shares: Mapping[Precision, float] = field(default_factory=dict)
+    """Factor on :attr:`sustained_efficiency` per precision, 1 where absent [1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionEfficiency:
+    """How much of the peak one fused attention kernel reaches on long, wide heads."""
+
+    forward: float
+    """Share of peak forward, at a head width of 128 [1]."""
+    backward: float
+    """Share of peak backward, at a head width of 128 [1]."""
+    half_width: float = 0.0
+    """Head width at which exponentials take as long as products [elements]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +85,15 @@ class DeviceProfile:
     """Share of peak that the fused attention kernel reaches backward [1]."""
     convolution_gain: float
     """Factor by which fast algorithms beat the direct FLOP count of fp32 3x3, 5x5 filters [1]."""
+    convolution_share: float = 1.0
+    """Share of the rate of a plain product that a convolution reaches as one [1]."""
+    recurrent_step_s: float = 0.0
+    """Time of one dependent step of a recurrent layer beside its arithmetic and traffic [s]."""
+    attention_half_width: float = 0.0
+    """Head width at which exponentials take as long as products [elements]."""
+    attention_kernels: Mapping[FlashVersion, AttentionEfficiency] = field(default_factory=dict)
+    """Other versions of the fused attention kernel; the fields above stand for version 2 and for
+    versions that are absent."""
     price_usd_per_hour: float | None = None
     """On-demand price of one device [USD/h]; None where nobody rents it."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)

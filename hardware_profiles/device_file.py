@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import get_args
 
 from hardware_profiles.catalog_index import profile_path
-from hardware_profiles.device import DeviceKind, DeviceProfile, MatmulEfficiency, Precision
+from hardware_profiles.device import (
+    AttentionEfficiency,
+    DeviceKind,
+    DeviceProfile,
+    FlashVersion,
+    MatmulEfficiency,
+    Precision,
+)
 from hardware_profiles.document import (
     Table,
     check_keys,
@@ -33,8 +40,25 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "convolution_gain": ("convolution_gain", "ratio", 10.0),
 }
 """Key in the file to field, dimension and largest value in SI."""
+OPTIONAL_QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
+    "convolution_share": ("convolution_share", "ratio", 2.0),
+    "recurrent_step": ("recurrent_step_s", "time", 1.0),
+    "attention_half_width": ("attention_half_width", "ratio", 1e4),
+}
+"""The same for quantities that have a neutral default."""
 MATMUL_COUNTS = ("tile_m", "tile_n")
+MATMUL_OPTIONS: dict[str, tuple[str, Dimension, float]] = {
+    "operand_cost": ("operand_cost", "ratio", 1e4),
+    "kernel_time": ("kernel_time_s", "time", 1.0),
+    "sustained_clock": ("sustained_clock", "ratio", 1.0),
+    "misaligned_share": ("misaligned_share", "ratio", 1.0),
+}
+"""Optional quantities of the product table."""
 _TABLES = ("peak_flops", "matmul", "compute_units")
+_NEUTRAL = Provenance(
+    source="not stated in the profile", kind="assumed", note="neutral value of paraplan"
+)
+_FLASH_VERSIONS: dict[str, FlashVersion] = {"flash1": 1, "flash2": 2, "flash3": 3}
 
 
 def load_device(name_or_path: str | Path) -> DeviceProfile:
@@ -79,13 +103,19 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
     check_keys(
         table,
         required=(*HEAD_KEYS, *_TABLES, *QUANTITIES),
-        optional=(*head, "price"),
+        optional=(*head, *OPTIONAL_QUANTITIES, "attention", "price"),
     )
     provenance: dict[str, Provenance] = {}
     fields: dict[str, float] = {}
-    for key, (name, dimension, maximum) in QUANTITIES.items():
-        found = quantity(table, key, dimension=dimension, maximum=maximum)
+    present = {key: known for key, known in OPTIONAL_QUANTITIES.items() if key in table.data}
+    for key, (name, dimension, maximum) in (QUANTITIES | present).items():
+        found = quantity(
+            table, key, dimension=dimension, maximum=maximum, allow_zero=key in present
+        )
         fields[name], provenance[name] = found.value, found.provenance
+    provenance |= {
+        name: _NEUTRAL for key, (name, _, _) in OPTIONAL_QUANTITIES.items() if key not in present
+    }
     units, provenance["num_compute_units"] = whole_quantity(table, "compute_units")
     price = None
     if "price" in table.data:
@@ -100,6 +130,7 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
         peak_flops_per_s=_peaks(sub_table(table, "peak_flops"), provenance),
         num_compute_units=units,
         matmul=_matmul(sub_table(table, "matmul"), provenance),
+        attention_kernels=_attention(table, provenance),
         price_usd_per_hour=price,
         provenance=provenance,
         **fields,
@@ -122,13 +153,70 @@ def _peaks(table: Table, provenance: dict[str, Provenance]) -> dict[Precision, f
 
 def _matmul(table: Table, provenance: dict[str, Provenance]) -> MatmulEfficiency:
     """Read how much of the peak a matrix product reaches."""
-    check_keys(table, required=("sustained_efficiency", "half_k", *MATMUL_COUNTS))
+    check_keys(
+        table,
+        required=("sustained_efficiency", "half_k", *MATMUL_COUNTS),
+        optional=(*MATMUL_OPTIONS, "precision_share"),
+    )
     sustained = quantity(table, "sustained_efficiency", dimension="ratio", maximum=1.0)
     half_k = quantity(table, "half_k", dimension="ratio")
     tile_m, provenance["matmul.tile_m"] = whole_quantity(table, "tile_m")
     tile_n, provenance["matmul.tile_n"] = whole_quantity(table, "tile_n")
     provenance["matmul.sustained_efficiency"] = sustained.provenance
     provenance["matmul.half_k"] = half_k.provenance
+    options: dict[str, float] = {}
+    for key, (name, dimension, maximum) in MATMUL_OPTIONS.items():
+        if key in table.data:
+            found = quantity(table, key, dimension=dimension, maximum=maximum, allow_zero=True)
+            options[name], provenance[f"matmul.{name}"] = found.value, found.provenance
+        else:
+            provenance[f"matmul.{name}"] = _NEUTRAL
+    for key in ("sustained_clock", "misaligned_share"):
+        if options.get(key, 1.0) <= 0:
+            raise table.fail(f"{key}.value", f"is {options[key]!r}; expected a number above 0")
     return MatmulEfficiency(
-        sustained_efficiency=sustained.value, tile_m=tile_m, tile_n=tile_n, half_k=half_k.value
-    )
+        sustained_efficiency=sustained.value, tile_m=tile_m, tile_n=tile_n, half_k=half_k.value,
+        precision_shares=_precision_shares(table, provenance), **options,
+    )  # fmt: skip
+
+
+def _precision_shares(table: Table, provenance: dict[str, Provenance]) -> dict[Precision, float]:
+    """Read the factors per precision, in the fixed order of precisions."""
+    if "precision_share" not in table.data:
+        return {}
+    inner = sub_table(table, "precision_share")
+    check_keys(inner, required=(), optional=get_args(Precision))
+    shares: dict[Precision, float] = {}
+    for precision in get_args(Precision):
+        if precision in inner.data:
+            found = quantity(inner, precision, dimension="ratio", maximum=2.0)
+            shares[precision] = found.value
+            provenance[f"matmul.precision_shares.{precision}"] = found.provenance
+    return shares
+
+
+def _attention(
+    table: Table, provenance: dict[str, Provenance]
+) -> dict[FlashVersion, AttentionEfficiency]:
+    """Read the versions of the fused attention kernel that differ from the second."""
+    if "attention" not in table.data:
+        return {}
+    kernels: dict[FlashVersion, AttentionEfficiency] = {}
+    outer = sub_table(table, "attention")
+    check_keys(outer, required=(), optional=_FLASH_VERSIONS)
+    for name in sorted(outer.data):
+        inner = sub_table(outer, name)
+        check_keys(inner, required=("forward", "backward", "half_width"))
+        found = {
+            key: quantity(
+                inner, key, dimension="ratio", allow_zero=key == "half_width",
+                maximum=1e4 if key == "half_width" else 1.0,
+            )
+            for key in ("forward", "backward", "half_width")
+        }  # fmt: skip
+        for key, entry in found.items():
+            provenance[f"attention_kernels.{name}.{key}"] = entry.provenance
+        kernels[_FLASH_VERSIONS[name]] = AttentionEfficiency(
+            **{key: entry.value for key, entry in found.items()}
+        )
+    return kernels

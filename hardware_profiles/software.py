@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hardware_profiles.device import FlashVersion
 from hardware_profiles.provenance import Provenance
 
 AttentionKernel = Literal["unfused", "flash"]
@@ -21,6 +22,8 @@ class SoftwareProfile:
     """Layer and RMS norms run as one kernel."""
     attention: AttentionKernel
     """Attention kernel when the workload says ``auto``."""
+    flash_version: FlashVersion = 2
+    """Version of the fused attention kernel, where the device's profile tells versions apart."""
     fuses_attention_softmax: bool
     """With unfused attention: scale, mask, softmax and dropout are one kernel."""
     kernel_overhead_s: float

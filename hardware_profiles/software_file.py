@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from hardware_profiles.catalog_index import profile_path
+from hardware_profiles.device import FlashVersion
 from hardware_profiles.document import (
+    Table,
     boolean,
     check_keys,
     choice,
+    integer,
     quantity,
     read_document,
     text,
@@ -79,10 +82,12 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             *_CHOICES,
             *(key for key in QUANTITIES if key not in _OPTIONAL),
         ),
-        optional=("sources", *_OPTIONAL),
+        optional=("sources", "flash_version", *_OPTIONAL),
     )
     fields: dict[str, Any] = {name: boolean(document, name) for name in SWITCHES}
     fields |= {name: choice(document, name, allowed=words) for name, words in _CHOICES.items()}
+    if "flash_version" in document.data:
+        fields["flash_version"] = _flash_version(document)
     provenance = {}
     for key, (name, dimension, maximum) in QUANTITIES.items():
         if key in _OPTIONAL and key not in document.data:
@@ -100,3 +105,11 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
         provenance=provenance,
         **fields,
     )
+
+
+def _flash_version(document: Table) -> int:
+    """Read the version of the fused attention kernel."""
+    version = integer(document, "flash_version")
+    if version not in get_args(FlashVersion):
+        raise document.fail("flash_version", f"is {version}; expected one of 1, 2, 3")
+    return version

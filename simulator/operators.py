@@ -1,38 +1,22 @@
 """How long one operator takes on one device: a roofline with shape."""
 
-from math import floor
 from typing import Literal
 
 from hardware_profiles.device import DeviceProfile
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.software import SoftwareProfile
+from simulator.operator_attention import fused_attention_time, kernel_of
+from simulator.operator_products import tiled_product_time
 from simulator.work import Work
 
 OperatorBound = Literal["compute", "memory", "launch"]
 
-_RAMP = 0.25
-"""Share of a quantisation step over which its cost rises, so that time is continuous [1]."""
-_TILES = ((1.0, 1.0, 1.0), (0.5, 1.0, 0.92), (1.0, 0.5, 0.92), (0.5, 0.5, 0.85))
-"""Tile shapes a library offers: share of ``tile_m``, of ``tile_n``, and the rate they reach [1].
-A tile of half the size loads 3/4 as many operands per product, hence the lower rate."""
-_SMALLEST_TILE = 1 / 8
-"""Narrowest tile as a share of the full one: 16 of 128, one matrix instruction [1]."""
-_SPLIT_K = 4.0
-"""Shortest piece of the inner loop after a split, in units of ``half_k`` [1]."""
 _FAST_FILTER_AREA = 9
 """Smallest filter (3x3) for which Winograd or FFT algorithms exist in cuDNN [1]."""
-_ATTENTION_ROWS = 128.0
-"""Query rows per thread block (Dao 2023, arXiv:2307.08691, section 3.3) [elements]."""
-_ATTENTION_SMALLEST_ROWS = 16.0
-"""Rows of one matrix instruction, the waste of a single-query step [elements]."""
-_ATTENTION_HALF_KEYS = 128.0
-"""Key length at which half of the fused attention rate is reached: one block of keys for the
-prologue and epilogue. Keys count after the mask; FlashAttention-2 on H100 reaches 0.60, 0.76, 0.87
-of its rate at 512, 1024, 2048 causal keys (J. Shah et al. 2024, arXiv:2407.08608, figure 5); this
-gives 0.67, 0.80, 0.89 [elements]."""
-_ATTENTION_PRODUCTS = {False: 2, True: 5}
-"""Matrix products forward (scores, output) and backward (scores again and four gradients):
-Dao 2023, section 3.1 [1]."""
+_OVERLAP = 2.5
+"""Exponent by which arithmetic and traffic of a product overlap: 1 is their sum, infinity the
+longer of the two; on the product tables of A100 and H100 1.5 to 6 fit best
+(benchmarks/fit_operators.py) [1]."""
 
 
 def operator_time(work: Work, *, device: DeviceProfile, software: SoftwareProfile) -> float:
@@ -82,7 +66,11 @@ def operator_time(work: Work, *, device: DeviceProfile, software: SoftwareProfil
 
     """
     launch_s, compute_s, memory_s = _terms(work, device, software)
-    return launch_s + max(compute_s, memory_s)
+    if work.kind in ("memory", "attention"):
+        return launch_s + max(compute_s, memory_s)
+    longer_s, shorter_s = max(compute_s, memory_s), min(compute_s, memory_s)
+    excess: float = (1.0 + (shorter_s / longer_s) ** _OVERLAP) ** (1.0 / _OVERLAP)
+    return launch_s + longer_s * excess
 
 
 def operator_bound(
@@ -129,12 +117,18 @@ def _terms(
         return launch_s, 0.0, memory_s
     match work.kind:
         case "memory":
-            compute_s = work.num_flops / device.vector_flops_per_s
+            return launch_s, work.num_flops / device.vector_flops_per_s, memory_s
         case "attention":
-            compute_s = _attention_time(work, device)
+            kernel = kernel_of(device, software.flash_version)
+            attention_s = fused_attention_time(
+                work, device=device, kernel=kernel, peak_flops_per_s=_peak(work, device)
+            )
+            return launch_s, attention_s, memory_s
         case "matmul" | "convolution" | "recurrent":
-            compute_s = _product_time(work, device)
-    return launch_s, compute_s, memory_s
+            launch_s += work.num_kernels * device.matmul.kernel_time_s
+            if work.sequential_steps > 1:
+                launch_s += work.sequential_steps * device.recurrent_step_s
+            return launch_s, _product_time(work, device), memory_s
 
 
 def _peak(work: Work, device: DeviceProfile) -> float:
@@ -154,64 +148,11 @@ def _product_time(work: Work, device: DeviceProfile) -> float:
     """Return the arithmetic time of a product, a convolution or all steps of a recurrence [s]."""
     shape = device.matmul
     rate = _peak(work, device) * shape.sustained_efficiency
-    if (
-        work.kind == "convolution"
-        and work.precision == "fp32"
-        and work.filter_area >= _FAST_FILTER_AREA
-    ):
-        rate *= device.convolution_gain
-    best = min(
-        _tiled_elements(
-            work.batch, work.m, work.n, work.k,
-            shape.tile_m * part_m, shape.tile_n * part_n, shape.half_k, device.num_compute_units,
-        ) / share
-        for part_m, part_n, share in _TILES
-    )  # fmt: skip
-    return work.num_flops / rate * best / (work.batch * work.m * work.n * work.k)
-
-
-def _attention_time(work: Work, device: DeviceProfile) -> float:
-    """Return the arithmetic time of fused attention [s]."""
-    share = (
-        device.attention_backward_efficiency
-        if work.backward
-        else device.attention_forward_efficiency
-    )
-    rows = min(max(work.m, _ATTENTION_SMALLEST_ROWS), _ATTENTION_ROWS)
-    blocks = work.batch * _soft_ceil(work.m / _ATTENTION_ROWS)
-    per_key = _ATTENTION_PRODUCTS[work.backward] * 2 * work.batch * work.m * work.k
-    keys = min(work.n, work.num_flops / per_key)  # a causal mask leaves half of them
-    padded = rows * _waves(blocks, keys, _ATTENTION_HALF_KEYS, device.num_compute_units)
-    return work.num_flops / (_peak(work, device) * share) * padded / (work.batch * work.m * keys)
-
-
-def _tiled_elements(
-    batch: float, m: float, n: float, k: float,
-    tile_m: float, tile_n: float, half_k: float, num_units: int,
-) -> float:  # fmt: skip
-    """Return the multiply-adds the whole device could do in the time of the tiled product."""
-    rows = min(max(m, tile_m * _SMALLEST_TILE), tile_m)
-    columns = min(max(n, tile_n * _SMALLEST_TILE), tile_n)
-    tiles = batch * _soft_ceil(m / tile_m) * _soft_ceil(n / tile_n)
-    return rows * columns * _waves(tiles, k, half_k, num_units)
-
-
-def _waves(tiles: float, length: float, half_length: float, num_units: int) -> float:
-    """Return inner-loop iterations of the longest unit, times the number of units.
-
-    Tiles beyond one wave queue; tiles short of one wave are split along the inner loop, as far as
-    the pieces stay long.
-    """
-    waves = tiles / num_units
-    if waves >= 1:
-        return _soft_ceil(waves) * num_units * (length + half_length)
-    splits = min(1 / waves, max(1.0, length / max(1.0, _SPLIT_K * half_length)))
-    return num_units * (length / splits + half_length)
-
-
-def _soft_ceil(x: float) -> float:
-    """Return the ceiling of a count, continuous: the step rises over its first quarter."""
-    if x <= 1:
-        return 1.0
-    whole = floor(x)
-    return whole + min(1.0, (x - whole) / _RAMP)
+    rate *= shape.precision_shares.get(work.precision, 1.0)
+    if not work.aligned:
+        rate *= shape.misaligned_share
+    if work.kind == "convolution":
+        rate *= device.convolution_share
+        if work.precision == "fp32" and work.filter_area >= _FAST_FILTER_AREA:
+            rate *= device.convolution_gain
+    return tiled_product_time(work, device=device, rate_flops_per_s=rate)

@@ -31,6 +31,8 @@ class Work:
     """Launches [1]."""
     filter_area: int = 1
     """Convolutions: height times width of the filter [1]."""
+    aligned: bool = True
+    """Rows of all operands start at multiples of 16 B, as fast matrix instructions want."""
     backward: bool = False
     sequential_steps: int = 1
     """Recurrent layers: dependent steps [1]."""

@@ -84,14 +84,21 @@ def test_every_source_is_dated_and_used(path):
 def test_every_device_quantity_has_a_source(name):
     device = load_device(name)
     skipped = {"name", "title", "vendor", "kind", "year", "provenance"}
-    nested = {"peak_flops_per_s", "matmul"}
+    nested = {"peak_flops_per_s", "matmul", "attention_kernels"}
     for item in fields(device):
         if item.name in skipped | nested or getattr(device, item.name) is None:
             continue
         assert device.provenance[item.name].source
     for precision in device.peak_flops_per_s:
         assert device.provenance[f"peak_flops_per_s.{precision}"].source
+    for precision in device.matmul.precision_shares:
+        assert device.provenance[f"matmul.precision_shares.{precision}"].source
+    for version, kernel in device.attention_kernels.items():
+        for item in fields(kernel):
+            assert device.provenance[f"attention_kernels.flash{version}.{item.name}"].source
     for item in fields(device.matmul):
+        if item.name == "precision_shares":
+            continue
         assert device.provenance[f"matmul.{item.name}"].source
 
 

@@ -13,12 +13,12 @@ from simulator.work import Work
 SIZE = st.floats(1, 20_000)
 
 
-def product(m, n, k, *, batch=1.0, kind="matmul", precision="bf16", **more):
+def product(m, n, k, *, batch=1.0, kind="matmul", precision="bf16", traffic=1.0, **more):
     return Work(
         kind=kind,
         precision=precision,
         num_flops=2 * batch * m * n * k,
-        memory_bytes=2 * batch * (m * k + k * n + m * n),
+        memory_bytes=2 * batch * (m * k + k * n + m * n) * traffic,
         batch=batch,
         m=m,
         n=n,
@@ -36,14 +36,14 @@ def attention(batch, m, n, k=64, **more):
 
 
 def test_aligned_product_reaches_the_peak_of_an_ideal_device(ideal_device, free_software):
-    work = product(1280, 1280, 8192)  # 100 tiles over 10 units: 10 full waves
+    work = product(1280, 1280, 8192, traffic=1e-9)  # 100 tiles over 10 units: 10 full waves
     assert operator_time(work, device=ideal_device, software=free_software) == pytest.approx(
         2 * 1280 * 1280 * 8192 / 4e12
     )
 
 
 def test_each_device_number_matters(toy_device, toy_software):
-    work = product(1280, 1280, 8192)
+    work = product(1280, 1280, 8192, traffic=1e-9)
     time_s = operator_time(work, device=toy_device, software=toy_software)
     # one launch of 1 us + 2 us; 0.8 of the peak; inner loop of 8192 pays for 64 more
     assert time_s == pytest.approx(3e-6 + 2 * 1280 * 1280 * (8192 + 64) / (0.8 * 4e12))
@@ -87,7 +87,7 @@ def test_few_tiles_are_split_along_the_inner_loop(ideal_device, free_software):
 
 def test_convolution_gain_needs_fp32_and_a_filter_of_nine(toy_device, toy_software):
     def time_s(precision, area):
-        work = product(50_000, 256, 2304, kind="convolution", precision=precision)
+        work = product(50_000, 256, 2304, kind="convolution", precision=precision, traffic=1e-9)
         return operator_time(
             replace(work, filter_area=area), device=toy_device, software=toy_software
         )
