@@ -14,8 +14,8 @@ from planner.processes import num_workers
 from planner.search import Ranked
 from planner.stage_memory import StageMemory
 from planner.validation.cases import CaseGroup, MemoryKind, ValidationCase
-from planner.validation.generations import generation_of
-from planner.validation.outcome import Outcome, Predicted, Setting
+from planner.validation.outcome import Outcome, Predicted
+from planner.validation.settings import setting_of
 
 MAX_CHUNK = 24
 """Cases of one model that a process takes at once [1]."""
@@ -125,11 +125,7 @@ def predict_case(book: PriceBook, case: ValidationCase) -> Predicted:
     evaluation, problem = ranked.evaluation, book.problem
     return Predicted(
         strategy=str(evaluation.strategy),
-        setting=Setting(
-            generation=generation_of(problem.cluster.device),
-            software=problem.software.name,
-            num_devices=evaluation.strategy.num_devices,
-        ),
+        setting=setting_of(problem, num_devices=evaluation.strategy.num_devices),
         step_time_s=ranked.step_time_s,
         memory_bytes=counted_bytes(evaluation.memory, kind=case.memory_kind or "device"),
         peak_bytes=evaluation.peak_bytes,

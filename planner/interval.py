@@ -1,55 +1,54 @@
-"""How far a prediction may be off, from where its terms come from.
+"""How far a prediction may be off, from how far published steps of near settings are.
 
-Until validation residuals of a near family are known (``paraplan validate``), the range follows the
-*kind* of each term's sources: a measured kernel or link is worth more than a datasheet, and an
-assumption less. The range is wider upwards: simulators of this kind are optimistic (peers
-under-predict 42 of 43 published step times).
+The range holds the residuals of the nearest family of validation cases (model class, device
+generation, software profile, scale) but for a tenth on either side. Where no published step of the
+kind of device is known it is wide, and says so.
 """
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass
 
-from hardware_profiles.provenance import Provenance, SourceKind
-from planner.evaluation import Evaluation
 from planner.problem import Problem
+from planner.validation.residuals import shipped_residuals, spread_of
+from planner.validation.settings import setting_of
 
-SHARE_OFF: Mapping[SourceKind, float] = {
-    "measured": 0.10,
-    "derived": 0.15,
-    "datasheet": 0.20,
-    "assumed": 0.30,
-}
-"""Assumed half-width of the 80 % range of a term by the kind of its source [1]."""
-UPWARD = 1.5
-"""Assumed ratio of the upward to the downward half-width [1]."""
-VALIDATED_KINDS = frozenset({"gpu"})
-"""Kinds of device with published step times among the validation cases."""
-UNVALIDATED_OFF = 2.0 / 3.0
-"""Assumed half-width for other kinds: up to a factor of two upwards. Steps on CPU processes took
+UNKNOWN_OFF = math.log(2.0)
+"""Assumed half-width where no published step is known: a factor of two. Steps on CPU processes took
 1.5 to 1.8 times the prediction from calibrated kernels (``paraplan compare``) [1]."""
-_COMPUTE_FIELDS = ("matmul.", "memory_efficiency", "attention_")
-_COMMUNICATION = ("tensor", "data", "pipeline", "context", "expert")
 
 
-def step_time_interval(
-    problem: Problem, evaluation: Evaluation, *, step_time_s: float
-) -> tuple[float, float]:
-    """Return the range in which the step is expected to lie with 80 % probability [s]."""
-    parts = evaluation.step.breakdown_s
-    communication = sum(parts[term] for term in _COMMUNICATION)
-    share = min(1.0, communication / step_time_s) if step_time_s > 0 else 0.0
-    devices = [group.device for group in problem.cluster.node_groups]
-    compute_off = max(
-        SHARE_OFF[worst_kind(device.provenance, _COMPUTE_FIELDS)] for device in devices
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """The range in which a step is expected to lie with 80 % probability."""
+
+    low_s: float
+    high_s: float
+    basis: str
+    """Which published steps it comes from, or why it is wide."""
+
+
+def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float) -> Interval:
+    """Return the range of a predicted step time.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is planned.
+    num_devices : int
+        Devices that the strategy uses.
+    step_time_s : float
+        The prediction [s].
+    """
+    setting = setting_of(problem, num_devices=num_devices)
+    spread = spread_of(shipped_residuals(), setting)
+    if spread is None:
+        return Interval(
+            low_s=step_time_s * math.exp(-UNKNOWN_OFF),
+            high_s=step_time_s * math.exp(UNKNOWN_OFF),
+            basis=f"assumed: no published step on a {setting.device_kind.upper()} is held against",
+        )
+    return Interval(
+        low_s=step_time_s * math.exp(spread.low),
+        high_s=step_time_s * math.exp(spread.high),
+        basis=spread.basis,
     )
-    network = {**problem.cluster.intra.link.provenance, **problem.cluster.provenance}
-    network_off = SHARE_OFF[worst_kind(network, ("achievable", "intra", "inter"))]
-    off = compute_off * (1.0 - share) + network_off * share
-    if any(device.kind not in VALIDATED_KINDS for device in devices):
-        off = max(off, UNVALIDATED_OFF)
-    return step_time_s / (1.0 + off), step_time_s * (1.0 + UPWARD * off)
-
-
-def worst_kind(provenance: Mapping[str, Provenance], prefixes: tuple[str, ...]) -> SourceKind:
-    """Return the weakest kind of source among quantities with one of the prefixes."""
-    kinds = [p.kind for name, p in provenance.items() if name.startswith(prefixes)]
-    return max(kinds, key=lambda kind: SHARE_OFF[kind], default="assumed")

@@ -8,7 +8,6 @@ from planner.baselines import Baseline
 from planner.evaluation import Evaluation
 from planner.explanation import explain
 from planner.graph import ModelGraph
-from planner.interval import VALIDATED_KINDS
 from planner.layouts.placements import planned_layout
 from planner.mesh import mesh_axes
 from planner.plan import (
@@ -162,12 +161,6 @@ def assumptions(problem: Problem, evaluation: Evaluation) -> tuple[str, ...]:
         f"{problem.state.total:g} B per parameter before sharding",
         "pipeline transfers, collectives and compute of symmetric ranks take equal time; "
         "groups share NICs evenly, transfers beside collectives do not slow each other",
-        "the interval follows the kind of sources of each term, not validation residuals"
-        + (
-            ""
-            if device.kind in VALIDATED_KINDS
-            else f"; no published step on a {device.kind} is held against yet"
-        ),
     ]
     if evaluation.stages.num_stages > 1:
         lines.append("stages hold equal numbers of repeated blocks where they divide")

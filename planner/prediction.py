@@ -9,6 +9,7 @@ from planner.interval import step_time_interval
 from planner.problem import Problem
 from planner.stage_memory import MEMORY_TERMS
 from planner.step_time import ROUNDING
+from planner.term_sources import term_sources
 
 SECONDS_PER_HOUR = 3600.0
 GIVES_WAY = (
@@ -41,12 +42,13 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
     breakdown = fitted_breakdown(evaluation.step.breakdown_s, step_time_s=step_time_s)
     price = problem.cluster.price_usd_per_hour
     cost = None if price is None else price * devices / problem.cluster.num_devices
-    low, high = step_time_interval(problem, evaluation, step_time_s=step_time_s)
+    interval = step_time_interval(problem, num_devices=devices, step_time_s=step_time_s)
     return {
         "strategy": str(strategy),
         "layout": evaluation.layout.name,
         "step_time_s": step_time_s,
-        "step_time_interval_s": [low, high],
+        "step_time_interval_s": [interval.low_s, interval.high_s],
+        "step_time_interval_basis": interval.basis,
         "tokens_per_s": tokens / step_time_s,
         "samples_per_s": workload.global_batch_size / step_time_s,
         "model_flops_per_step": model_flops,
@@ -66,6 +68,7 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
         "memory_capacity_bytes": min(evaluation.capacity_bytes),
         "fits": evaluation.fits,
         "breakdown_s": breakdown,
+        "term_sources": term_sources(problem, breakdown),
         "bubble_fraction": breakdown["bubble"] / step_time_s,
         "num_devices": devices,
         "num_microbatches": evaluation.num_microbatches,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.plan import Plan
-from planner.report.words import strategy_in_words
+from planner.report.words import strategy_in_words, term_label
 
 TIME_TERMS = (
     "compute", "tensor", "data", "pipeline", "context", "expert", "bubble", "optimizer", "input",
@@ -111,6 +111,10 @@ class Summary:
     tokens_per_s: float | None
     samples_per_s: float | None
     hfu: float | None
+    interval_basis: str
+    """Which published steps the interval of the step time comes from."""
+    term_sources: str
+    """Which parts of the step are measured, derived, from a datasheet or assumed."""
     capacity_bytes: float | None
     cost_per_billion_tokens_usd: float | None
     cost_per_million_samples_usd: float | None
@@ -178,6 +182,8 @@ def summarise(plan: Plan) -> Summary:
         tokens_per_s=tokens_per_s if plan.workload.sequence_length > 1 else None,
         samples_per_s=samples_per_s,
         hfu=finite(prediction, "hfu"),
+        interval_basis=words(prediction, "step_time_interval_basis"),
+        term_sources=_sources(prediction.get("term_sources")),
         capacity_bytes=finite(prediction, "memory_capacity_bytes"),
         cost_per_billion_tokens_usd=_cost_of(
             1e9, best.cost_usd_per_hour, tokens_per_s, plan.workload.sequence_length > 1
@@ -215,6 +221,16 @@ def _workload(plan: Plan) -> str:
         parts.append(work.optimizer)
     parts.append(f"software {plan.software}")
     return ", ".join(parts)
+
+
+def _sources(value: Any) -> str:
+    """Return the parts of a step by kind of source: ``measured: compute; assumed: overlap``."""
+    if not isinstance(value, Mapping):
+        return ""
+    kinds: dict[str, list[str]] = {}
+    for term, kind in value.items():
+        kinds.setdefault(str(kind), []).append(term_label(str(term)))
+    return "; ".join(f"{kind}: {', '.join(terms)}" for kind, terms in sorted(kinds.items()))
 
 
 def _cost_of(

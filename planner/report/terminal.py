@@ -70,9 +70,9 @@ def render_plan(plan: Plan, *, width: int, color: bool) -> str:
         parts += ["", why]
     if summary.baselines:
         parts += ["", _baselines(summary, with_strategies=columns >= _WIDE)]
-    notes = _assumptions(summary)
-    if notes is not None:
-        parts += ["", notes]
+    notes = [note for note in (_sources(summary), _assumptions(summary)) if note is not None]
+    if notes:
+        parts += ["", *notes]
     console.print(Padding(Group(*parts), (0, 1)))
     text = out.getvalue().replace(_UNBROKEN, " ")
     text = text.replace(_STRATEGY, _strategy(summary, color=color))
@@ -112,6 +112,8 @@ def _figures(summary: Summary, cells: int) -> Table:
     best = summary.best
     if best.step_time_s is not None:
         grid.add_row("Step time", _step_time(best))
+        if summary.interval_basis:
+            grid.add_row("", Text(f"interval from {summary.interval_basis}", style=_MUTED))
     speed = _throughput(summary) + _efficiency(summary)
     if speed:
         grid.add_row("Speed", "   ".join(speed))
@@ -255,6 +257,12 @@ def _baseline_row(
         "—" if option.peak_memory_bytes is None else bytes_text(option.peak_memory_bytes),
         "" if option.is_best else verdict,
     )
+
+
+def _sources(summary: Summary) -> Text | None:
+    if not summary.term_sources:
+        return None
+    return Text(f"Sources of the parts: {summary.term_sources}", style=_MUTED)
 
 
 def _assumptions(summary: Summary) -> Text | None:

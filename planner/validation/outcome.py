@@ -4,16 +4,7 @@ import math
 from dataclasses import dataclass
 
 from planner.validation.cases import CaseGroup, ValidationCase
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """What decides which published runs are near: see :mod:`planner.validation.residuals`."""
-
-    generation: str
-    """Generation of the device, ``ampere``."""
-    software: str
-    num_devices: int
+from planner.validation.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from hardware_profiles.provenance import Provenance
 from paraplan.planning import rank_strategy
-from planner.interval import SHARE_OFF, worst_kind
 from planner.prediction import fitted_breakdown, prediction
 from planner.step_time import BREAKDOWN_TERMS
+from planner.term_sources import TRUST, worst_kind
 from tests.planner.problems import problem_of
 
 
@@ -84,13 +84,20 @@ def test_fitted_parts_add_up(parts: list[float], factor: float) -> None:
         }
 
 
-def test_the_range_holds_the_prediction_and_leans_upwards() -> None:
+def test_the_range_holds_the_prediction() -> None:
     for strategy in ("dp=1", "dp=8", "dp=2,tp=4"):
         found = predicted(strategy)
         low, high = found["step_time_interval_s"]
         step = found["step_time_s"]
         assert 0 < low < step < high
-        assert high - step > step - low
+        assert found["step_time_interval_basis"]
+
+
+def test_the_report_says_where_the_parts_come_from() -> None:
+    found = predicted("dp=2,tp=4")
+    assert set(found["term_sources"]) >= {"compute", "tensor", "overlap"}
+    assert set(found["term_sources"].values()) <= set(TRUST)
+    assert "overlap" not in predicted("dp=1")["term_sources"]
 
 
 def test_the_weakest_source_counts() -> None:
@@ -102,4 +109,3 @@ def test_the_weakest_source_counts() -> None:
     assert worst_kind(sources, ("matmul.",)) == "assumed"
     assert worst_kind(sources, ("matmul.tile",)) == "measured"
     assert worst_kind(sources, ("nothing",)) == "assumed"
-    assert max(SHARE_OFF, key=lambda kind: SHARE_OFF[kind]) == "assumed"
