@@ -7,7 +7,7 @@ OUT ?= demo-out
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-fast check format clean
+.PHONY: install demo test test-fast validate check format clean
 
 install: $(STAMP)
 
@@ -25,6 +25,9 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not distributed and not slow"
+
+validate: $(STAMP)
+	$(BIN)/paraplan validate --summary
 
 check: $(STAMP)
 	$(BIN)/ruff check .
