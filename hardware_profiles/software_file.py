@@ -16,6 +16,7 @@ from hardware_profiles.document import (
     text,
 )
 from hardware_profiles.software import AttentionKernel, SoftwareProfile
+from hardware_profiles.software_overrides import overridden, split_overrides
 from hardware_profiles.units import Dimension
 
 SWITCHES = (
@@ -54,7 +55,8 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
     Parameters
     ----------
     name_or_path : str or Path
-        Catalogue name such as ``"megatron-core"``, or path of a TOML file.
+        Catalogue name such as ``"megatron-core"``, with changes as in
+        ``"megatron-core?flash_version=2&overlap_tensor_parallel=0"``, or path of a TOML file.
 
     Returns
     -------
@@ -72,8 +74,20 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
     'unfused'
     >>> load_software("no-overlap").overlap_gradient_sync
     0.0
+    >>> load_software("no-overlap?overlap_gradient_sync=0.5").overlap_gradient_sync
+    0.5
     """
-    document = read_document(profile_path(name_or_path, kind="software"), kind="software")
+    name, overrides = (
+        (name_or_path, {}) if isinstance(name_or_path, Path) else split_overrides(name_or_path)
+    )
+    document = read_document(profile_path(name, kind="software"), kind="software")
+    if overrides:
+        document = overridden(
+            document,
+            overrides,
+            quantities=QUANTITIES,
+            words=(*SWITCHES, *_CHOICES, "flash_version"),
+        )
     check_keys(
         document,
         required=(
@@ -100,7 +114,7 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
         slowdown = fields["compute_slowdown"]
         raise document.fail("compute_slowdown.value", f"is {slowdown!r}; expected at least 1")
     return SoftwareProfile(
-        name=text(document, "name"),
+        name=text(document, "name") if not overrides else str(name_or_path),
         title=text(document, "title"),
         provenance=provenance,
         **fields,
