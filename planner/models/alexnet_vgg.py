@@ -4,15 +4,16 @@ import torch
 from torch import nn
 
 from planner.models.data import cross_entropy, image_batch
-from planner.models.sizes import ConvolutionSize
+from planner.models.sizes import AlexnetSize, ConvolutionSize
 from planner.models.source import Batch
 
 loss = cross_entropy
-_ALEXNET = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
-"""Channels, kernel, stride and padding of each convolution, arXiv:1404.5997."""
+_ALEXNET = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
+"""Kernel, stride and padding of each convolution, arXiv:1404.5997."""
 _ALEXNET_POOLS_AFTER = (0, 1, 4)
-_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
-"""Channels of each convolution, 0 for a pooling layer, arXiv:1409.1556 configuration D."""
+_VGG_CHANNELS = (64, 128, 256, 512, 512)
+_VGG_DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Convolutions before each pooling layer, arXiv:1409.1556 configurations A, D and E."""
 _FULLY_CONNECTED = 4096
 
 
@@ -32,11 +33,11 @@ class FeatureClassifier(nn.Module):
         return logits
 
 
-def _alexnet(size: ConvolutionSize) -> nn.Module:
+def _alexnet(size: AlexnetSize) -> nn.Module:
     features = nn.Sequential()
     inputs = 3
-    for index, (channels, kernel, stride, padding) in enumerate(_ALEXNET):
-        outputs = size.width(channels)
+    for index, (kernel, stride, padding) in enumerate(_ALEXNET):
+        outputs = size.width(size.channels[index])
         features.append(nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding))
         features.append(nn.ReLU())
         if index in _ALEXNET_POOLS_AFTER:
@@ -52,17 +53,16 @@ def _alexnet(size: ConvolutionSize) -> nn.Module:
     return FeatureClassifier(features=features, pooled=pooled, classifier=classifier)
 
 
-def _vgg16(size: ConvolutionSize) -> nn.Module:
+def _vgg(size: ConvolutionSize, depths: tuple[int, ...]) -> nn.Module:
     features = nn.Sequential()
     inputs = 3
-    for channels in _VGG16:
-        if channels == 0:
-            features.append(nn.MaxPool2d(2, stride=2))
-            continue
+    for channels, depth in zip(_VGG_CHANNELS, depths, strict=True):
         outputs = size.width(channels)
-        features.append(nn.Conv2d(inputs, outputs, 3, padding=1))
-        features.append(nn.ReLU())
-        inputs = outputs
+        for _ in range(depth):
+            features.append(nn.Conv2d(inputs, outputs, 3, padding=1))
+            features.append(nn.ReLU())
+            inputs = outputs
+        features.append(nn.MaxPool2d(2, stride=2))
     pooled = 7
     wide = size.width(_FULLY_CONNECTED)
     classifier = nn.Sequential(
@@ -86,7 +86,7 @@ def chain(model: nn.Module) -> tuple[str, ...]:
 
 def build(name: str, size: ConvolutionSize) -> nn.Module:
     """Return the model of this name."""
-    return {"alexnet": _alexnet, "vgg16": _vgg16}[name](size)
+    return _alexnet(size) if isinstance(size, AlexnetSize) else _vgg(size, _VGG_DEPTHS[name])
 
 
 def make_batch(size: ConvolutionSize, batch_size: int, sequence_length: int, seed: int) -> Batch:

@@ -1,8 +1,11 @@
 """BERT with its masked-language head, as a chain of embedding, blocks and head."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from planner.errors import ModelError
 from planner.models.attention import FeedForward, SelfAttention, initialise, transformer_chain
 from planner.models.data import cross_entropy, token_batch
 from planner.models.sizes import BertSize
@@ -58,32 +61,43 @@ class BertBlock(nn.Module):
 
 
 class BertHead(nn.Module):
-    """Transform, activation, norm and projection on the vocabulary."""
+    """Transform, activation, norm and projection on the vocabulary, of the masked positions.
+
+    Made-up batches mask the first positions, so that choosing them is a slice.
+    """
 
     def __init__(self, size: BertSize) -> None:
         super().__init__()
+        self.num_predictions = size.num_predictions
         self.transform = nn.Linear(size.hidden_size, size.hidden_size)
         self.activation = nn.GELU()
         self.norm = nn.LayerNorm(size.hidden_size, eps=_NORM_EPS)
         self.projection = nn.Linear(size.hidden_size, size.vocab_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """``[batch, sequence, hidden]`` to ``[batch, sequence, vocab]``."""
+        """``[batch, sequence, hidden]`` to ``[batch, predictions, vocab]``."""
+        if self.num_predictions:
+            hidden = hidden[:, : self.num_predictions]
         normed = self.norm(self.activation(self.transform(hidden)))
         logits: torch.Tensor = self.projection(normed)
         return logits
 
 
 class Bert(nn.Module):
-    """The whole model; the projection is the token embedding, with a bias of its own."""
+    """The whole model; the projection is the token embedding, with a bias of its own.
+
+    A model with labels has a linear head on every position instead.
+    """
 
     def __init__(self, size: BertSize) -> None:
         super().__init__()
         self.embedding = BertEmbedding(size)
         self.blocks = nn.ModuleList(BertBlock(size) for _ in range(size.num_layers))
-        self.head = BertHead(size)
+        labels = size.num_labels
+        self.head = nn.Linear(size.hidden_size, labels) if labels else BertHead(size)
         initialise(self)
-        self.head.projection.weight = self.embedding.token.weight
+        if isinstance(self.head, BertHead):
+            self.head.projection.weight = self.embedding.token.weight
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """``[batch, sequence]`` ids to ``[batch, sequence, vocab]`` logits."""
@@ -100,8 +114,23 @@ def build(name: str, size: BertSize) -> nn.Module:
 
 
 def make_batch(size: BertSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
-    """Return made-up tokens; every position is predicted."""
-    return token_batch(
+    """Return made-up tokens, and what is predicted: the tokens, or a label per position.
+
+    Raises
+    ------
+    ModelError
+        If the sequence is shorter than the masked positions, or longer than the model's.
+    """
+    if size.num_predictions > sequence_length:
+        raise ModelError(
+            f"num_predictions = {size.num_predictions}: the sequence has {sequence_length} "
+            "positions; predict fewer or give a longer sequence"
+        )
+    batch = token_batch(
         batch_size, sequence_length, seed,
         vocab_size=size.vocab_size, max_positions=size.max_positions,
     )  # fmt: skip
+    tokens = batch.inputs[0]
+    if size.num_labels:
+        return replace(batch, targets=tokens % size.num_labels)
+    return replace(batch, targets=tokens[:, : size.num_predictions or sequence_length].contiguous())

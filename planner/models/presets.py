@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.models.sizes import (
+    AlexnetSize,
     BertSize,
     ConvolutionSize,
     DlrmSize,
     GptSize,
+    InceptionSize,
     LlamaSize,
     LstmSize,
     MlpSize,
@@ -77,6 +79,17 @@ def _llama(layers: int, hidden: int, heads: int, ffn: int, title: str) -> Preset
     return Preset(title=title, family="llama", size=size, sequence_length=8192)
 
 
+def _bert(layers: int, hidden: int, heads: int, title: str) -> Preset:
+    size = BertSize(
+        num_layers=layers, hidden_size=hidden, num_heads=heads, vocab_size=30522, dropout=0.1
+    )
+    return Preset(title=title, family="bert", size=size, sequence_length=512)
+
+
+def _vgg(title: str) -> Preset:
+    return Preset(title=title, family="alexnet_vgg", size=ConvolutionSize(dropout=0.5))
+
+
 _TABLE_2104 = "Megatron-LM, arXiv:2104.04473 table 1"
 _TABLE_2205 = "Megatron, arXiv:2205.05198 table 3"
 _TABLE_GPT3 = "GPT-3, arXiv:2005.14165 table 2.1, vocabulary padded to 51200"
@@ -120,14 +133,8 @@ PRESETS: dict[str, Preset] = {
     "llama3-8b": _llama(32, 4096, 32, 14336, f"{_TABLE_LLAMA3}, 8 B"),
     "llama3-70b": _llama(80, 8192, 64, 28672, f"{_TABLE_LLAMA3}, 70 B"),
     "llama3-405b": _llama(126, 16384, 128, 53248, f"{_TABLE_LLAMA3}, 405 B"),
-    "bert-large": Preset(
-        title="BERT-large with a masked-language head, arXiv:1810.04805",
-        family="bert",
-        size=BertSize(
-            num_layers=24, hidden_size=1024, num_heads=16, vocab_size=30522, dropout=0.1
-        ),
-        sequence_length=512,
-    ),
+    "bert-base": _bert(12, 768, 12, "BERT-base with a masked-language head, arXiv:1810.04805"),
+    "bert-large": _bert(24, 1024, 16, "BERT-large with a masked-language head, arXiv:1810.04805"),
     "vit-large": Preset(
         title="ViT-L/16 at 224 pixels, arXiv:2010.11929",
         family="vit",
@@ -149,12 +156,15 @@ PRESETS: dict[str, Preset] = {
     "alexnet": Preset(
         title="AlexNet, the one-tower form of arXiv:1404.5997",
         family="alexnet_vgg",
-        size=ConvolutionSize(dropout=0.5),
+        size=AlexnetSize(dropout=0.5),
     ),
-    "vgg16": Preset(
-        title="VGG-16, arXiv:1409.1556 configuration D",
-        family="alexnet_vgg",
-        size=ConvolutionSize(dropout=0.5),
+    "vgg11": _vgg("VGG-11, arXiv:1409.1556 configuration A"),
+    "vgg16": _vgg("VGG-16, arXiv:1409.1556 configuration D"),
+    "vgg19": _vgg("VGG-19, arXiv:1409.1556 configuration E"),
+    "inception-v3": Preset(
+        title="Inception-v3 at 299 pixels, arXiv:1512.00567, no auxiliary classifier",
+        family="inception",
+        size=InceptionSize(image_size=299, dropout=0.5),
     ),
     "lstm": Preset(
         title="two-layer LSTM language model, the large one of arXiv:1409.2329",

@@ -14,14 +14,17 @@ _STAGE_CHANNELS = (64, 128, 256, 512)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided, as in v1.5) and 1x1 convolution, added to the input."""
+    """1x1, 3x3 and 1x1 convolution, added to the input; the 3x3 strides, or the first 1x1."""
 
-    def __init__(self, *, inputs: int, channels: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, *, inputs: int, channels: int, outputs: int, stride: int, strides_first: bool
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, channels, 1, bias=False)
+        first, second = (stride, 1) if strides_first else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, channels, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=second, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv2d(channels, outputs, 1, bias=False)
@@ -60,7 +63,13 @@ class Resnet(nn.Module):
                 outputs = size.width(_EXPANSION * _STAGE_CHANNELS[stage])
                 stride = 2 if block == 0 and stage > 0 else 1
                 blocks.append(
-                    Bottleneck(inputs=inputs, channels=channels, outputs=outputs, stride=stride)
+                    Bottleneck(
+                        inputs=inputs,
+                        channels=channels,
+                        outputs=outputs,
+                        stride=stride,
+                        strides_first=size.strides_first,
+                    )
                 )
                 inputs = outputs
             self.add_module(f"layer{stage + 1}", blocks)

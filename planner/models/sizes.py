@@ -1,7 +1,7 @@
 """Sizes of our own models: torch-free value objects that know how to shrink themselves."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from planner.errors import ModelError
 
@@ -12,7 +12,7 @@ _VOCABULARY_MULTIPLE = 64
 _HEAD_SIZE_MULTIPLE = 8
 _SHORTEST_SEQUENCE = 32
 _SEQUENCE_MULTIPLE = 16
-_SMALL_IMAGE = 64
+_ALEXNET_CONVOLUTIONS = 5
 
 
 def shrink(count: int, *, divisor: int, multiple: int, at_least: int | None = None) -> int:
@@ -136,6 +136,11 @@ class BertSize(TransformerSize):
     vocab_size: int
     max_positions: int = 512
     num_token_types: int = 2
+    num_predictions: int = 0
+    """Masked positions per sequence that the head sees; 0 for all positions [1]."""
+    num_labels: int = 0
+    """Classes per position of a linear head in place of the masked-language head, 2 for the ends
+    of an answer (SQuAD); 0 for the masked-language head [1]."""
 
     def shrunk(self, divisor: int) -> Self:
         """See :meth:`TransformerSize.shrunk`; vocabulary and positions shrink as well."""
@@ -143,6 +148,7 @@ class BertSize(TransformerSize):
             TransformerSize.shrunk(self, divisor),
             vocab_size=shrink(self.vocab_size, divisor=divisor, multiple=_VOCABULARY_MULTIPLE),
             max_positions=shrink_sequence(self.max_positions, divisor=divisor),
+            num_predictions=-(-self.num_predictions // divisor),
         )
 
 
@@ -176,6 +182,8 @@ class ConvolutionSize:
     width_divisor: int = 1
     """Channels and fully connected widths are the published ones divided by this [1]."""
     dropout: float = 0.0
+    smallest_image: ClassVar[int] = 64
+    """Height and width below which nothing is left for the last layers [pixel]."""
 
     def __post_init__(self) -> None:
         if self.width_divisor < 1 or self.num_classes < 1:
@@ -183,8 +191,10 @@ class ConvolutionSize:
                 f"width_divisor = {self.width_divisor}, num_classes = {self.num_classes}: "
                 "expected at least 1 of each"
             )
-        if self.image_size < _SMALL_IMAGE:
-            raise ModelError(f"image_size = {self.image_size}: expected at least {_SMALL_IMAGE}")
+        if self.image_size < self.smallest_image:
+            raise ModelError(
+                f"image_size = {self.image_size}: expected at least {self.smallest_image}"
+            )
 
     def width(self, published: int) -> int:
         """Return a published width divided by ``width_divisor`` (a multiple of 4 if divided)."""
@@ -196,7 +206,7 @@ class ConvolutionSize:
         """Narrower layers and a small image; the depth stays, for it names the network."""
         return replace(
             self,
-            image_size=_SMALL_IMAGE,
+            image_size=self.smallest_image,
             num_classes=shrink(self.num_classes, divisor=divisor, multiple=_HEADS),
             width_divisor=self.width_divisor * divisor,
             dropout=0.0,
@@ -208,6 +218,31 @@ class ResnetSize(ConvolutionSize):
     """A ResNet of bottleneck blocks."""
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
+    strides_first: bool = False
+    """Whether the first 1x1 convolution of a block strides, as in arXiv:1512.03385 ("v1"), and not
+    the 3x3 one ("v1.5")."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlexnetSize(ConvolutionSize):
+    """Five convolutions and three fully connected layers."""
+
+    channels: tuple[int, ...] = (64, 192, 384, 256, 256)
+    """Output channels of the convolutions, arXiv:1404.5997."""
+
+    def __post_init__(self) -> None:
+        ConvolutionSize.__post_init__(self)
+        if len(self.channels) != _ALEXNET_CONVOLUTIONS:
+            raise ModelError(
+                f"channels = {list(self.channels)}: expected {_ALEXNET_CONVOLUTIONS} numbers"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InceptionSize(ConvolutionSize):
+    """An Inception-v3, whose stem leaves a fourteenth of the image."""
+
+    smallest_image: ClassVar[int] = 96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
