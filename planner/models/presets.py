@@ -202,6 +202,61 @@ TRANSFORMERS_PRESETS: dict[str, TransformersPreset] = {
         model_type="mixtral",
         sequence_length=4096,
     ),
+    "nemotron4-15b": TransformersPreset(
+        title="Nemotron-4 15B, arXiv:2402.16819 table 1: squared ReLU, grouped queries, untied head",
+        model_type="nemotron",
+        sequence_length=4096,
+        options={
+            "vocab_size": 256000, "hidden_size": 6144, "intermediate_size": 24576,
+            "num_hidden_layers": 32, "num_attention_heads": 48, "num_key_value_heads": 8,
+        },
+    ),
+    "mixtral-8x22b": TransformersPreset(
+        title="Mixtral 8x22B, configuration published by Mistral AI",
+        model_type="mixtral",
+        sequence_length=8192,
+        options={
+            "vocab_size": 32768, "hidden_size": 6144, "intermediate_size": 16384,
+            "num_hidden_layers": 56, "num_attention_heads": 48, "num_key_value_heads": 8,
+        },
+    ),
+    "qwen3-30b-a3b": TransformersPreset(
+        title="Qwen3 30B-A3B, arXiv:2505.09388 table 2",
+        model_type="qwen3_moe",
+        sequence_length=4096,
+        options={
+            "vocab_size": 151936, "hidden_size": 2048, "moe_intermediate_size": 768,
+            "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,
+            "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        },
+    ),
+    "qwen3-235b-a22b": TransformersPreset(
+        title="Qwen3 235B-A22B, arXiv:2505.09388 table 2",
+        model_type="qwen3_moe",
+        sequence_length=4096,
+        options={
+            "vocab_size": 151936, "hidden_size": 4096, "moe_intermediate_size": 1536,
+            "num_hidden_layers": 94, "num_attention_heads": 64, "num_key_value_heads": 4,
+            "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        },
+    ),
+    "gpt-oss-120b": TransformersPreset(
+        title="gpt-oss 120B, arXiv:2508.10925, a transformers configuration",
+        model_type="gpt_oss",
+        sequence_length=4096,
+    ),
+    "deepseek-v2": TransformersPreset(
+        title="DeepSeek-V2 236 B, arXiv:2405.04434",
+        model_type="deepseek_v2",
+        sequence_length=4096,
+        options={
+            "vocab_size": 102400, "hidden_size": 5120, "intermediate_size": 12288,
+            "moe_intermediate_size": 1536, "num_hidden_layers": 60, "num_attention_heads": 128,
+            "num_key_value_heads": 128, "n_shared_experts": 2, "n_routed_experts": 160,
+            "num_experts_per_tok": 6, "first_k_dense_replace": 1, "q_lora_rank": 1536,
+            "kv_lora_rank": 512,
+        },
+    ),
     "deepseek-v3": TransformersPreset(
         title="DeepSeek-V3 671 B, arXiv:2412.19437, a transformers configuration",
         model_type="deepseek_v3",
