@@ -203,7 +203,7 @@ TRANSFORMERS_PRESETS: dict[str, TransformersPreset] = {
         sequence_length=4096,
     ),
     "nemotron4-15b": TransformersPreset(
-        title="Nemotron-4 15B, arXiv:2402.16819 table 1: squared ReLU, grouped queries, untied head",
+        title="Nemotron-4 15B, arXiv:2402.16819 table 1: squared ReLU, grouped queries",
         model_type="nemotron",
         sequence_length=4096,
         options={
