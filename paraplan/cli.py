@@ -190,12 +190,19 @@ def validate(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes to share the cases among.")] = 2,
     summary: Annotated[bool, typer.Option("--summary", help="No line per case.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write one row per case to this file.")] = None,
+    write_docs: Annotated[
+        bool, typer.Option("--write-docs", help="Write docs/validation.md and the residuals.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print published results: predicted beside measured."""
     from paraplan.verbs_validate import validate_verb
 
-    validate_verb(group=group, family=family, jobs=jobs, as_json=json, summary_only=summary)
+    validate_verb(
+        group=group, family=family, jobs=jobs, as_json=json, summary_only=summary, csv_file=csv,
+        write_docs=write_docs,
+    )  # fmt: skip
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from planner.validation.coverage import Coverage
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
 from planner.validation.summaries import GOOD_REGRET, SweepSummary, median
@@ -20,6 +21,7 @@ def as_text(results: Results, *, shows_cases: bool = True) -> str:
     lines += _row_lines("used for fitting", results.calibrate)
     lines += _sweep_lines(results.sweeps)
     lines += _fit_lines(results)
+    lines += _coverage_lines(results.coverage)
     lines += _worst_lines(results.worst)
     lines += _failure_lines(results.failures)
     if results.overall is not None:
@@ -108,6 +110,15 @@ def _fit_lines(results: Results) -> Iterator[str]:
     yield f"{'memory':<34}{'ran':>10}{'out of memory':>16}"
     yield f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}"
     yield f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}"
+    yield ""
+
+
+def _coverage_lines(coverage: Sequence[Coverage]) -> Iterator[str]:
+    if not coverage:
+        return
+    yield f"{'80 % intervals, own group left out':<34}{'n':>5}{'inside':>9}{'upper/lower':>13}"
+    for one in coverage:
+        yield f"{one.name:<34}{one.number:>5}{one.inside:>9.0%}{one.median_width:>13.2f}"
     yield ""
 
 

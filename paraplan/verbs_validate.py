@@ -1,12 +1,23 @@
 """The verb that holds predictions against published results."""
 
+import math
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from paraplan.console import EXIT_FAILED, print_json, print_text, progress_bar
 from paraplan.validation import predict_groups
+from paraplan.validation_files import (
+    ValidationFileError,
+    case_object,
+    check_checkout,
+    write_csv,
+    write_documents,
+    write_residuals,
+)
 from paraplan.validation_text import as_text
 from planner.validation.case_file import load_groups
-from planner.validation.outcome import Outcome
+from planner.validation.residuals import residuals_of, shipped_residuals
 from planner.validation.results import Results, Row, results_of
 
 
@@ -17,11 +28,24 @@ def validate_verb(
     jobs: int,
     as_json: bool,
     summary_only: bool,
+    csv_file: Path | None,
+    write_docs: bool,
 ) -> None:
     """Print published results, predicted beside measured; fail where a tolerance is missed."""
+    is_whole = group is None and family is None
+    if write_docs:
+        _check_docs(is_whole=is_whole)
     groups = load_groups(group=group, family=family)
     with progress_bar(quiet=as_json) as progress:
-        results = results_of(predict_groups(groups, jobs=jobs, progress=progress))
+        outcomes = predict_groups(groups, jobs=jobs, progress=progress)
+    residuals = residuals_of(outcomes) if is_whole else shipped_residuals()
+    results = results_of(outcomes, residuals=residuals)
+    if csv_file is not None:
+        write_csv(results, csv_file)
+    if write_docs:
+        write_residuals(results, folder=Path())
+        for path in write_documents(results, folder=Path()):
+            print_text(f"wrote {path}", to_stderr=True)
     if as_json:
         print_json(as_object(results))
     else:
@@ -30,44 +54,32 @@ def validate_verb(
         raise SystemExit(EXIT_FAILED)
 
 
+def _check_docs(*, is_whole: bool) -> None:
+    if not is_whole:
+        raise ValidationFileError(
+            "--write-docs with --group or --family would leave cases out; give it alone"
+        )
+    check_checkout(Path())
+
+
 def as_object(results: Results) -> dict[str, Any]:
     """Return the ``validate --json`` object (DESIGN section 7)."""
     overall = results.overall
     return {
-        "cases": [_case_object(outcome) for outcome in results.outcomes],
+        "cases": [case_object(outcome) for outcome in results.outcomes],
         "mean_absolute_error": None if overall is None else overall.mean_absolute_error,
         "bias": None if overall is None else overall.bias,
         "groups": {row.name: _row_object(row) for row in results.groups},
         "families": {row.name: _row_object(row) for row in results.families},
+        "sweeps": [asdict(sweep) | {"regret": _finite(sweep.regret)} for sweep in results.sweeps],
+        "fits": asdict(results.fit_table),
+        "intervals": {one.name: asdict(one) for one in results.coverage},
     }
 
 
-def _case_object(outcome: Outcome) -> dict[str, Any]:
-    case, predicted = outcome.case, outcome.predicted
-    return {
-        "id": case.id,
-        "group": case.group,
-        "family": outcome.group.family,
-        "source": outcome.group.source,
-        "role": case.role,
-        "complete": case.is_complete,
-        "quantity": "step_time_s",
-        "published": case.step_time_s,
-        "predicted": None if predicted is None else predicted.step_time_s,
-        "error": outcome.step_error,
-        "tolerance": outcome.group.tolerance,
-        "passed": not outcome.failure,
-        "failure": outcome.failure,
-        "strategy": None if predicted is None else predicted.strategy,
-        "sweep": case.sweep,
-        "published_memory_bytes": case.memory_bytes,
-        "predicted_memory_bytes": None if predicted is None else predicted.memory_bytes,
-        "memory_kind": case.memory_kind,
-        "memory_error": outcome.memory_error,
-        "predicted_fits": None if predicted is None else predicted.fits,
-        "measured_fits": outcome.measured_fits,
-        "note": case.note,
-    }
+def _finite(value: float) -> float | None:
+    """Return a number, None for an infinite one, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
 
 
 def _row_object(row: Row) -> dict[str, Any]:

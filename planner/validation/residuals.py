@@ -64,13 +64,17 @@ def residuals_of(outcomes: Iterable[Outcome]) -> tuple[Residual, ...]:
 
 
 def residuals_to_json(residuals: Sequence[Residual]) -> str:
-    """Return the text of the residual file: sorted, one line each."""
-    rows = sorted(
-        json.dumps(
-            {"group": r.group, **asdict(r.setting), "log_ratio": r.log_ratio}, sort_keys=True
-        )
-        for r in residuals
-    )
+    """Return the text of the residual file: a line per group and setting, sorted."""
+    steps: dict[str, list[tuple[int, float]]] = {}
+    for residual in residuals:
+        shared = {"group": residual.group, **asdict(residual.setting)}
+        num_devices = shared.pop("num_devices")
+        key = json.dumps(shared, sort_keys=True)
+        steps.setdefault(key, []).append((num_devices, residual.log_ratio))
+    rows = [
+        json.dumps(json.loads(key) | {"num_devices_and_log_ratio": sorted(found)})
+        for key, found in sorted(steps.items())
+    ]
     return "[\n" + ",\n".join(rows) + "\n]\n"
 
 
@@ -81,10 +85,14 @@ def shipped_residuals() -> tuple[Residual, ...]:
     if not file.is_file():
         return ()
     rows = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(
-        Residual(group=row.pop("group"), log_ratio=row.pop("log_ratio"), setting=Setting(**row))
-        for row in rows
-    )
+    found = []
+    for row in rows:
+        group, steps = row.pop("group"), row.pop("num_devices_and_log_ratio")
+        found += [
+            Residual(group=group, setting=Setting(num_devices=count, **row), log_ratio=ratio)
+            for count, ratio in steps
+        ]
+    return tuple(found)
 
 
 def spread_of(

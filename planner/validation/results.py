@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.validation.coverage import Coverage, Judged, coverage_of, judge_intervals
 from planner.validation.outcome import Outcome
+from planner.validation.residuals import Residual
 from planner.validation.summaries import (
     ErrorSummary,
     FitTable,
@@ -16,6 +18,8 @@ from planner.validation.summaries import (
 )
 
 NUM_WORST = 10
+TOO_LOW = -0.02
+"""Error of a predicted peak below which it is silently low [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,8 @@ class Results:
     overall: ErrorSummary | None
     """Step times of the headline's cases."""
     memory: ErrorSummary | None
+    grids: frozenset[str]
+    """Groups that are measured grids of strategies."""
     families: tuple[Row, ...]
     """Headline's cases by family; measured grids of strategies stand apart."""
     groups: tuple[Row, ...]
@@ -44,25 +50,32 @@ class Results:
     """Groups of cases that profiles may be fitted on."""
     sweeps: tuple[SweepSummary, ...]
     fit_table: FitTable
+    memory_too_low: int
+    """Peaks predicted below :data:`TOO_LOW`: the expensive error."""
+    coverage: tuple[Coverage, ...]
     worst: tuple[Outcome, ...]
     failures: tuple[Outcome, ...]
 
 
-def results_of(outcomes: Sequence[Outcome]) -> Results:
-    """Return the tables of a validation."""
+def results_of(outcomes: Sequence[Outcome], *, residuals: Sequence[Residual]) -> Results:
+    """Return the tables of a validation; intervals are judged by the residuals given."""
     headline = [o for o in outcomes if o.is_headline]
-    runs = [o for o in headline if not is_of_grid(o, headline)]
+    grids = grid_groups(headline)
+    runs = [o for o in headline if o.group.name not in grids]
     judged = [o for o in headline if o.step_error is not None]
     return Results(
         outcomes=tuple(outcomes),
         overall=summarise(runs or headline, measure=step_error),
         memory=summarise(headline, measure=memory_error),
-        families=_families(headline),
+        grids=grids,
+        families=_families(headline, grids),
         groups=_rows(headline),
         incomplete=_rows([o for o in outcomes if not o.case.is_complete]),
         calibrate=_rows([o for o in outcomes if o.case.role == "calibrate"]),
         sweeps=summarise_sweeps(headline),
         fit_table=fit_table(headline),
+        memory_too_low=sum((o.memory_error or 0.0) < TOO_LOW for o in headline),
+        coverage=_coverage(judge_intervals(headline, residuals), grids),
         worst=tuple(sorted(judged, key=_badness, reverse=True)[:NUM_WORST]),
         failures=tuple(o for o in outcomes if o.failure),
     )
@@ -72,20 +85,38 @@ def _badness(outcome: Outcome) -> tuple[float, str]:
     return abs(outcome.step_error or 0.0), outcome.case.name
 
 
-def is_of_grid(outcome: Outcome, outcomes: Sequence[Outcome]) -> bool:
-    """Return whether all timed cases of the group are members of sweeps.
+def grid_groups(outcomes: Sequence[Outcome]) -> frozenset[str]:
+    """Return names of groups whose timed cases are all members of sweeps.
 
     Such a group is a measured grid of strategies and not a list of runs that someone cared for.
     """
-    members = (o.case for o in outcomes if o.group.name == outcome.group.name)
-    return all(case.sweep is not None for case in members if case.step_time_s is not None)
+    timed = [o.case for o in outcomes if o.case.step_time_s is not None]
+    return frozenset(case.group for case in timed) - {
+        case.group for case in timed if case.sweep is None
+    }
 
 
-def _families(outcomes: Sequence[Outcome]) -> tuple[Row, ...]:
+def _coverage(judged: Sequence[Judged], grids: frozenset[str]) -> tuple[Coverage, ...]:
+    """Return coverage over all cases, outside grids, and by family."""
+    named: dict[str, list[Judged]] = {}
+    for one in judged:
+        is_grid = one.outcome.group.name in grids
+        named.setdefault("all cases", []).append(one)
+        named.setdefault("all but grids", []).extend([] if is_grid else [one])
+        named.setdefault(family_name(one.outcome, grids), []).append(one)
+    return tuple(coverage_of(name, members) for name, members in named.items() if members)
+
+
+def family_name(outcome: Outcome, grids: frozenset[str]) -> str:
+    """Return the family of a case; grids are told apart."""
+    family = outcome.group.family
+    return f"{family}, grids" if outcome.group.name in grids else family
+
+
+def _families(outcomes: Sequence[Outcome], grids: frozenset[str]) -> tuple[Row, ...]:
     named: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        grid = ", grids" if is_of_grid(outcome, outcomes) else ""
-        named.setdefault(f"{outcome.group.family}{grid}", []).append(outcome)
+        named.setdefault(family_name(outcome, grids), []).append(outcome)
     return tuple(_row(name, members) for name, members in sorted(named.items()))
 
 
