@@ -53,6 +53,9 @@ class SoftwareProfile:
     host_call_s: float = 0.0
     """Time the host needs to issue one kernel or collective through the framework; the host runs
     ahead, so that a block takes the longer of host and device [s]."""
+    gradient_bucket_per_rank_bytes: float = 0.0
+    """The bucket grows with the data-parallel group to at least this many bytes per rank, so that a
+    large group does not spend its time on latency [B]."""
     gradient_accumulation_bytes: float = 0.0
     """Bytes moved per parameter and microbatch to bring a gradient into its buffer, beside what the
     product writes: casts, copies into buckets, read and write of the buffer [B]."""

@@ -38,12 +38,18 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "overlap_pipeline": ("overlap_pipeline", "ratio", 1.0),
     "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
+    "gradient_bucket_per_rank": ("gradient_bucket_per_rank_bytes", "size", 1e9),
     "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
     "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
     "straggler_share": ("straggler_share", "ratio", 1.0),
 }
 """Key in the file to field, dimension and largest value in SI."""
-_OPTIONAL = {"host_call", "gradient_accumulation", "overlap_tensor_backward"}
+_OPTIONAL = {
+    "host_call",
+    "gradient_accumulation",
+    "overlap_tensor_backward",
+    "gradient_bucket_per_rank",
+}
 """Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}

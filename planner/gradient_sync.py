@@ -73,7 +73,11 @@ def sync_times(
             found = [
                 _bucketed(
                     kind, count * item, group=group, cluster=cluster,
-                    bucket_bytes=max(software.gradient_bucket_bytes, largest * item),
+                    bucket_bytes=max(
+                        software.gradient_bucket_bytes,
+                        software.gradient_bucket_per_rank_bytes * group.num_ranks,
+                        largest * item,
+                    ),
                 )
                 for count, largest in distinct.T
             ]  # fmt: skip
