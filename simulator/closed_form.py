@@ -161,6 +161,53 @@ def in_flight_microbatches(
     return np.asarray(count, dtype=np.float64)
 
 
+def in_flight_per_chunk(
+    schedule: str, *, num_stages: int, num_microbatches: int, virtual_stages: int = 1
+) -> FloatArray:
+    """Return how many microbatches each virtual stage of each rank holds at the rank's peak.
+
+    Warm-up goes through the virtual stages in turn, ``num_stages`` microbatches each, and round
+    again: what exceeds one round falls on the first virtual stages (Narayanan et al., SC 2021,
+    section 2.2; Megatron-LM ``schedules.py``). So the last virtual stage, which has the loss, holds
+    one microbatch, and the first of all nearly two rounds.
+
+    Parameters
+    ----------
+    schedule : str
+        ``gpipe``, ``1f1b`` or ``interleaved``.
+    num_stages : int
+        Pipeline ranks [1].
+    num_microbatches : int
+        Microbatches [1].
+    virtual_stages : int
+        Stages per rank [1].
+
+    Returns
+    -------
+    ndarray
+        Counts over (virtual stage of the rank, rank); a column adds up to
+        :func:`in_flight_microbatches` [1].
+
+    Examples
+    --------
+    >>> in_flight_per_chunk("1f1b", num_stages=3, num_microbatches=8)
+    array([[3., 2., 1.]])
+    >>> in_flight_per_chunk("interleaved", num_stages=4, num_microbatches=8, virtual_stages=2)
+    array([[7., 5., 4., 4.],
+           [4., 4., 3., 1.]])
+    """
+    total = in_flight_microbatches(
+        schedule, np.arange(num_stages), num_stages=num_stages,
+        num_microbatches=num_microbatches, virtual_stages=virtual_stages,
+    )  # fmt: skip
+    if virtual_stages == 1:
+        return total[np.newaxis, :]
+    chunk = np.arange(virtual_stages)[:, np.newaxis]
+    rounds, rest = np.divmod(total, num_stages * virtual_stages)
+    count = rounds * num_stages + np.clip(rest - chunk * num_stages, 0, num_stages)
+    return np.asarray(count, dtype=np.float64)
+
+
 def _check_name(schedule: str) -> None:
     """Raise if there is no such schedule."""
     if schedule not in SCHEDULES:

@@ -24,8 +24,8 @@ from planner.layouts.work import (
     backward_work,
     endpoint_bytes,
     forward_work,
+    kept_terms,
     local_elements,
-    saved_terms,
     score_bytes,
     term_bytes,
     total_flops,
@@ -250,7 +250,7 @@ def _saved(setting: Setting, name: str, choice: str | None) -> tuple[float, floa
         and tensor in tensor_flows(setting.graph)
     }
     saved = {False: 0.0, True: 0.0}
-    for term in saved_terms(operator, setting.software):
+    for term in kept_terms(operator, cut):
         saved[frozenset(term.labels) in partial] += term_bytes(operator, term, cut)
     return saved[False], saved[True]
 

@@ -135,6 +135,19 @@ def saved_terms(operator: Operator, software: SoftwareProfile) -> tuple[TensorTe
     return operator.saved_fused if software.fuses_elementwise else operator.saved
 
 
+def kept_terms(operator: Operator, cut: Cut) -> tuple[TensorTerm, ...]:
+    """Return what the operator keeps for backward, as software and attention kernel have it.
+
+    The row sums of a fused attention kernel are no part of unfused attention, whose scores
+    :func:`score_bytes` counts.
+    """
+    terms = saved_terms(operator, cut.software)
+    if operator.kind != "attention" or attention_kernel(cut) != "unfused":
+        return terms
+    outputs = {frozenset(flat_labels(cut.graph.tensors[name].dims)) for name in operator.outputs}
+    return tuple(term for term in terms if frozenset(term.labels) in outputs)
+
+
 def term_bytes(operator: Operator, term: TensorTerm, cut: Cut) -> float:
     """Return the local bytes of one term [B]."""
     is_parameter = any(
