@@ -37,6 +37,7 @@ _OPTIONAL = (
 )  # fmt: skip
 _COUNTS = ("nodes", "devices")
 _CUBE_MESH_DEVICES = 8
+_FEWEST = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,6 +223,7 @@ def _fabric(
         required=("topology", "link", "bandwidth", "latency"),
         optional=(
             "base_latency", "in_network_reduction", "torus_shape", "torus_wraps", "collectives",
+            "group_bandwidth",
         ),
     )  # fmt: skip
     link = _link_here(table, _link(document, text(table, "link")))
@@ -249,9 +251,27 @@ def _fabric(
         latency_s=latency.value,
         in_network_reduction=reduces,
         base_latency_s=base_latency_s,
+        group_share=_group_share(table, name, bandwidth.value, provenance),
         torus_shape=shape,
         torus_wraps=wraps,
     )
+
+
+def _group_share(
+    table: Table, name: str, whole_bytes_per_s: float, provenance: dict[str, Provenance]
+) -> dict[int, float]:
+    """Read what groups of few neighbours reach, over what all devices reach [1]."""
+    if "group_bandwidth" not in table.data:
+        return {}
+    entry = sub_table(table, "group_bandwidth")
+    shares = {}
+    for key in entry.data:
+        if not key.isdecimal() or int(key) < _FEWEST:
+            raise entry.fail(key, f"is not a group; expected a number of ranks from {_FEWEST}")
+        found = quantity(entry, key, dimension="bandwidth")
+        shares[int(key)] = found.value / whole_bytes_per_s
+        provenance[f"{name}.group_bandwidth.{key}"] = found.provenance
+    return shares
 
 
 def _written_torus(table: Table) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -144,6 +144,12 @@ def _write_fabric(
         writer.lines.append(f"torus_shape = {list(fabric.torus_shape)}")
         wraps = ", ".join(_plain(wrap) for wrap in fabric.torus_wraps)
         writer.lines.append(f"torus_wraps = [{wraps}]")
+    if fabric.group_share:
+        writer.table(f"{name}.group_bandwidth")
+        for ranks, share in fabric.group_share.items():
+            known = origin.get(f"{name}.group_bandwidth.{ranks}")
+            rate = share * fabric.bandwidth_bytes_per_s
+            writer.quantity(str(ranks), rate, "bandwidth", known)
 
 
 def _write_device(writer: _Writer, device: DeviceProfile) -> None:

@@ -6,7 +6,7 @@ by ``benchmarks/fit_collectives.py``; a link without a table of its own has NCCL
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
 from hardware_profiles.document import Table, check_keys, sub_table
@@ -64,7 +64,7 @@ class CollectiveCosts:
     """Sums in the switch; inside a node the hop counts once, between nodes once per level."""
     exchange: TransferCosts = TransferCosts(base=_SIMPLE, hop=3.2, share=0.92)
     """All-to-all; the hop counts once."""
-    exchange_small: TransferCosts = TransferCosts(base=_SIMPLE, hop=3.2, share=0.92)
+    exchange_small: TransferCosts = TransferCosts(hop=3.2, share=0.1)
     """All-to-all of small messages."""
     send: TransferCosts = TransferCosts()
     """A message to one peer; the hop counts once."""
@@ -76,6 +76,10 @@ class CollectiveCosts:
     """The same for an all-gather or reduce-scatter [1]."""
     few_exchanging: float = 0.65
     """The same for an all-to-all [1]."""
+    tree_crossings: float = 2.0
+    """Times the buffer passes the NICs in a tree over two nodes. Each could be the root of one
+    tree, and the buffer pass once; NCCL's tuner takes trees to pass it twice, so it runs rings [1].
+    """
     congestion: float = 0.0
     """What each doubling of nodes beyond two adds to the transfer time, as a share [1]."""
 
@@ -88,11 +92,36 @@ PLAIN_COSTS = CollectiveCosts(
 """Messages without protocols: TPU, FPGA, gloo."""
 NCCL_COSTS = CollectiveCosts()
 """NCCL's own constants (2.30, ``src/graph/tuning.cc``), for links without a measurement."""
+NCCL_NETWORK_COSTS = replace(
+    NCCL_COSTS,
+    ring={
+        "simple": TransferCosts(base=_SIMPLE, hop=14 / 5),
+        "ll128": TransferCosts(base=_LL128, hop=4 / 5, share=0.92),
+        "ll": TransferCosts(hop=2.7 / 5, share=0.08),
+    },
+    in_switch=TransferCosts(hop=20.9 / 5),
+    exchange=TransferCosts(base=_SIMPLE, hop=14 / 5),
+    exchange_small=TransferCosts(hop=14 / 5, share=0.1),
+)
+"""The same over a network, where a hop of 5 us is a tree's in the LL protocol."""
 _FAMILIES = ("ring", "tree")
 _SINGLE = ("in_switch", "exchange", "exchange_small", "send")
-_NUMBERS = ("message", "few_two_passes", "few_one_pass", "few_exchanging", "congestion")
+_NUMBERS = (
+    "message",
+    "few_two_passes",
+    "few_one_pass",
+    "few_exchanging",
+    "tree_crossings",
+    "congestion",
+)
 _LOWEST = {"few_two_passes": -2.0, "few_one_pass": -2.0, "few_exchanging": -2.0}
-_HIGHEST = {"share": 4.0, "few_two_passes": 2.0, "few_one_pass": 2.0, "few_exchanging": 2.0}
+_HIGHEST = {
+    "share": 4.0,
+    "tree_crossings": 2.0,
+    "few_two_passes": 2.0,
+    "few_one_pass": 2.0,
+    "few_exchanging": 2.0,
+}
 
 
 def costs_from_table(table: Table) -> CollectiveCosts:

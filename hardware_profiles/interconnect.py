@@ -56,6 +56,9 @@ class Fabric:
     """The switch adds (NVLink SHARP)."""
     base_latency_s: float = 0.0
     """Fixed cost of one collective over this fabric, beside the hops [s]."""
+    group_share: Mapping[int, float] = field(default_factory=dict)
+    """Rate of so many neighbours over that of all, in a ``pcie_tree``; between them the rate falls
+    by equal factors per doubling [1]."""
     torus_shape: tuple[int, ...] = ()
     """Extent of each torus axis [devices]; product equals the domain's devices."""
     torus_wraps: tuple[bool, ...] = ()

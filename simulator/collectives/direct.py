@@ -30,25 +30,30 @@ def all_to_all_time(message_bytes: float, *, wires: Wires, small: bool = False) 
     Notes
     -----
     Of the buffer, ``(n - g) / n`` leaves the node through the NICs that ``g`` ranks share and
-    ``(g - 1) / n`` stays inside; the slower of the two counts. Pairs and quads reach less than the
-    whole node does, as ``1 - few / g**2``.
+    ``(g - 1) / n`` stays inside; the slower of the two counts. NCCL and RCCL post the peers in
+    rounds, those outside wait for those inside, so the NICs carry as if all ``n - 1`` blocks passed
+    them: the bus bandwidth of 8 x 8 GPUs is one NIC's (48 GB/s on 400 Gb/s over four nodes, NVIDIA
+    GTC 2025, S72583; 45 to 50 GB/s over two, AMD's acceptance limits). Pairs and quads in a node
+    reach less than the whole node does, as ``1 - few / g**2``.
     """
-    near, far = _exchange(wires, small)
+    near, far = _exchange(wires, small=small)
     ranks, inside = wires.num_ranks, wires.ranks_per_node
     latency_s = wires.latency_s(near, far, hops=1, crossings=min(1, wires.num_nodes - 1))
     posted_s = wires.intra.costs.message * wires.intra.hop_s * max(0, inside - 2)
     posted_s += wires.inter.costs.message * wires.inter.hop_s * max(0, wires.num_nodes - 2)
     share = near.share * (1 - wires.intra.costs.few_exchanging / max(2, inside) ** 2)
+    in_rounds = len(wires.protocols) > 1
+    outside = ranks - (1 if in_rounds else inside)
     block_bytes = message_bytes / ranks
     transfer_s = max(
         (inside - 1) * block_bytes / (share * wires.intra.bytes_per_s),
-        (ranks - inside) * inside * block_bytes / (far.share * wires.inter.bytes_per_s),
+        outside * inside * block_bytes / (far.share * wires.inter.bytes_per_s),
     )
     ramp = far.ramp if wires.num_nodes > 1 else near.ramp
     return pipelined(latency_s + posted_s, transfer_s, ramp=ramp)
 
 
-def _exchange(wires: Wires, small: bool) -> tuple[TransferCosts, TransferCosts]:
+def _exchange(wires: Wires, *, small: bool) -> tuple[TransferCosts, TransferCosts]:
     """Return the costs inside and between nodes."""
     if small:
         return wires.intra.costs.exchange_small, wires.inter.costs.exchange_small

@@ -110,6 +110,38 @@ def collective_algorithm(
     return _fastest(kind, message_bytes, group, cluster)[0]
 
 
+def collective_candidates(
+    kind: CollectiveKind, message_bytes: float, *, group: Group, cluster: Cluster
+) -> tuple[tuple[str, float], ...]:
+    """Return name and time [s] of all algorithms that exist for a group of several ranks.
+
+    Parameters
+    ----------
+    kind : str
+        As in :func:`collective_time`.
+    message_bytes : float
+        As in :func:`collective_time` [B].
+    group : Group
+        Shape of the group, of more than one rank.
+    cluster : Cluster
+        The machine.
+
+    Returns
+    -------
+    tuple of tuple
+        Name and duration [s] of each.
+
+    Raises
+    ------
+    ProfileError
+        If the group spans nodes and the cluster has no network between them.
+    """
+    wires = group_wires(group, cluster=cluster)
+    if cluster.intra.topology == "torus" and group.ranks_per_node > 1:
+        return tuple(_torus_candidates(kind, message_bytes, wires, cluster))
+    return tuple(_switched_candidates(kind, message_bytes, wires))
+
+
 def _fastest(
     kind: CollectiveKind, message_bytes: float, group: Group, cluster: Cluster
 ) -> tuple[str, float]:
@@ -119,11 +151,7 @@ def _fastest(
         raise ValueError(msg)
     if group.num_ranks <= 1:
         return "none", 0.0
-    wires = group_wires(group, cluster=cluster)
-    if cluster.intra.topology == "torus" and group.ranks_per_node > 1:
-        candidates = _torus_candidates(kind, message_bytes, wires, cluster)
-    else:
-        candidates = _switched_candidates(kind, message_bytes, wires)
+    candidates = collective_candidates(kind, message_bytes, group=group, cluster=cluster)
     return min(candidates, key=lambda candidate: candidate[1])
 
 

@@ -1,8 +1,8 @@
 """Collectives over switches and NICs: rings, trees and switches that add, as NCCL does them.
 
-Every way of moving bytes has a fixed cost, a cost per hop, a share of the bandwidth and a weight of
-the pipelining term, all relative to the fabric it runs on: NCCL's own model (``src/graph/tuning.cc``)
-with the numbers of a link profile, fitted to measured collectives where there are any.
+Every way of moving bytes has a fixed cost, a cost per hop, a share of the bandwidth and a weight
+of the pipelining term, all relative to the fabric it runs on: the form of NCCL's own model
+(``src/graph/tuning.cc``) with the numbers of a link profile, fitted to measured collectives.
 """
 
 from math import log2, sqrt
@@ -118,14 +118,13 @@ def tree_all_reduce_time(message_bytes: float, *, wires: Wires, protocol: Protoc
     Notes
     -----
     Up and down: ``2 ((g - 1) intra + log2(N) inter)`` of latency and twice the buffer over every
-    link; with two nodes each is the root of one tree and the NICs carry the buffer once (Sanders,
-    Speck, Träff 2009; NCCL ``tuning.cc``).
+    link (Sanders, Speck, Träff 2009; NCCL ``tuning.cc``); over two nodes ``tree_crossings`` times.
     """
     near, far = wires.intra.costs.ring[protocol], wires.inter.costs.tree[protocol]
     latency_s = wires.latency_s(
         near, far, hops=2 * (wires.ranks_per_node - 1), crossings=2 * log2(wires.num_nodes)
     )
-    crossings = 1 if wires.num_nodes == _TWO_NODES else 2
+    crossings = wires.inter.costs.tree_crossings if wires.num_nodes == _TWO_NODES else 2.0
     slowest_s = max(2 / (near.share * wires.intra.bytes_per_s), crossings / wires.inter.bytes_per_s)
     return pipelined(latency_s, message_bytes * slowest_s / far.share, ramp=far.ramp)
 

@@ -6,6 +6,7 @@ from math import log2
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.collective_costs import (
     NCCL_COSTS,
+    NCCL_NETWORK_COSTS,
     PLAIN_COSTS,
     PROTOCOLS,
     CollectiveCosts,
@@ -118,10 +119,10 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     fabrics = [
         fabric for fabric in (None if alone else intra, inter if several else None) if fabric
     ]
-    near = NO_SIDE if alone else _side(intra, _intra_bandwidth(group, cluster))
+    near = NO_SIDE if alone else _side(intra, _intra_bandwidth(group, cluster), usual=NCCL_COSTS)
     far = NO_SIDE
     if several and inter is not None:
-        far = _side(inter, _inter_bandwidth(group, cluster, inter))
+        far = _side(inter, _inter_bandwidth(group, cluster, inter), usual=NCCL_NETWORK_COSTS)
     return Wires(
         num_ranks=group.num_ranks,
         ranks_per_node=group.ranks_per_node,
@@ -136,14 +137,14 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     )
 
 
-def _side(fabric: Fabric, bytes_per_s: float) -> Side:
+def _side(fabric: Fabric, bytes_per_s: float, *, usual: CollectiveCosts) -> Side:
     """Return a fabric as one side of a group."""
     link = fabric.link
     return Side(
         bytes_per_s=bytes_per_s,
         hop_s=fabric.latency_s,
         base_s=fabric.base_latency_s,
-        costs=link.costs or (NCCL_COSTS if link.kind in NCCL_LINKS else PLAIN_COSTS),
+        costs=link.costs or (usual if link.kind in NCCL_LINKS else PLAIN_COSTS),
     )
 
 
@@ -168,17 +169,22 @@ def _intra_bandwidth(group: Group, cluster: Cluster) -> float:
 def _tree_bandwidth(ranks: int, cluster: Cluster) -> float:
     """Return what one rank reaches in a tree of PCIe switches [B/s].
 
-    Neighbours share a switch and reach their link's rate; all devices together pass the root and
-    reach the fabric's. Between them the rate falls by equal factors per doubling: 8 L40S measure
-    20, 5.2 and 1.4 GB/s on 2, 4 and 8 (all-reduce of 512 MiB, aiconfigurator tables, 2026).
+    The fabric may state what groups of few neighbours reach. Where it does not, two of them share a
+    switch and reach their link's rate; all devices together pass the root and reach the fabric's.
+    In between the rate falls by equal factors per doubling: 8 L40S measure 20, 5.2 and 1.8 GB/s on
+    2, 4 and 8 (all-reduce of 512 MiB, aiconfigurator tables, 2026).
     """
-    fabric = cluster.intra
-    pair = max(fabric.link.achievable_bandwidth_bytes_per_s, fabric.bandwidth_bytes_per_s)
-    whole = cluster.devices_per_node
-    if ranks >= whole or whole <= _PAIR:
-        return fabric.bandwidth_bytes_per_s
-    share = log2(max(_PAIR, ranks) / _PAIR) / log2(whole / _PAIR)
-    return float(pair ** (1 - share) * fabric.bandwidth_bytes_per_s**share)
+    fabric, whole = cluster.intra, cluster.devices_per_node
+    pair = max(1.0, fabric.link.achievable_bandwidth_bytes_per_s / fabric.bandwidth_bytes_per_s)
+    shares = {_PAIR: pair, whole: 1.0, **fabric.group_share}
+    ranks = max(_PAIR, ranks)
+    above = min((size for size in shares if size >= ranks), default=max(shares))
+    below = max((size for size in shares if size <= ranks), default=above)
+    if below == above:
+        return fabric.bandwidth_bytes_per_s * shares[above]
+    part = log2(ranks / below) / log2(above / below)
+    share = shares[below] ** (1 - part) * shares[above] ** part
+    return float(fabric.bandwidth_bytes_per_s * share)
 
 
 def _inter_bandwidth(group: Group, cluster: Cluster, inter: Fabric) -> float:

@@ -76,6 +76,8 @@ def test_file_loads_and_is_named_after_its_profile(path):
 def test_every_source_is_dated_and_used(path):
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     used = {q["source"] for q in describe_profile(path.stem)["quantities"].values()}
+    tables = [data, data.get("intra", {}), data.get("inter", {})]
+    used |= {table["collectives"]["source"] for table in tables if "collectives" in table}
     assert set(data["sources"]) == used
     assert all("retrieved" in source for source in data["sources"].values())
 

@@ -66,7 +66,7 @@ BANDWIDTHS = sorted(
             'source = "adapter"',
             'source = "me"',
             "x.toml: bandwidth.source is 'me'; expected one of [sources]: "
-            "['adapter', 'nccl', 'nccltests']",
+            "['adapter', 'collectives', 'nccl', 'nccltests']",
         ),
         (
             'kind = "datasheet"',
