@@ -28,6 +28,8 @@ class SyncTimes:
     """All-gather of updated weights once per step (sharded optimizer or gradients) [s]."""
     gather_s: Floats
     """All-gather of the stage's weights once (sharded parameters) [s]."""
+    tied_s: Floats
+    """Sum of the gradients of weights that two pipeline stages hold, on either stage [s]."""
     scatter_s: Floats
     """Reduce-scatter of the stage's gradients once (sharded gradients or parameters) [s]."""
 
@@ -95,9 +97,35 @@ def sync_times(
         gather += gathered
         if sharding != "parameters":
             update += gathered
+    tied_s = _tied_s(stages, mesh=mesh, gradient_bytes=gradient_bytes, cluster=cluster)
     return SyncTimes(
-        gradient_s=gradient, update_gather_s=update, gather_s=gather, scatter_s=scatter
+        tied_s=tied_s,
+        gradient_s=gradient,
+        update_gather_s=update,
+        gather_s=gather,
+        scatter_s=scatter,
     )
+
+
+def _tied_s(
+    stages: StageCosts, *, mesh: MeshShape, gradient_bytes: float, cluster: Cluster
+) -> Floats:
+    """Return the all-reduce between the first stage and a later one that holds its weights [s].
+
+    Megatron-LM's embedding group (arXiv:1909.08053, section 3; arXiv:2104.04473): after the last
+    backward, before the optimizer.
+    """
+    spent = np.zeros(stages.num_stages)
+    if mesh.pp > 1:
+        for stage, elements in enumerate(stages.tied_parameters):
+            if elements > 0:
+                seconds = collective_time(
+                    "all_reduce", elements * gradient_bytes, group=mesh.neighbour_group(),
+                    cluster=cluster,
+                )  # fmt: skip
+                spent[stage] += seconds
+                spent[0] += seconds
+    return spent
 
 
 def sync_group(key: GradientKey, mesh: MeshShape) -> Group:

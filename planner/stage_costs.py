@@ -35,6 +35,9 @@ class StageCosts:
     entry_bytes: Floats
     """What a stage receives from the one before it [B]."""
     parameters: Mapping[GradientKey, Floats]
+    tied_parameters: Floats
+    """Elements of weights that an earlier stage holds, too: their gradients are summed between the
+    two stages once per step [1]."""
     model_flops: float
     """Forward and backward of all stages on one rank each, without recomputation [FLOP]."""
     recomputed_flops: Mapping[Recompute, float]
@@ -104,6 +107,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         },
         entry_bytes=items.boundary_bytes[starts],
         parameters=_parameters(items, starts),
+        tied_parameters=_tied(items, starts),
         model_flops=float((items.forward_flops + items.backward_flops).sum()),
         recomputed_flops={
             "none": 0.0,
@@ -117,9 +121,15 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
 def _parameters(items: ItemCosts, starts: NDArray[np.int64]) -> dict[GradientKey, Floats]:
     """Return elements per stage and gradient group; tied weights are held on both stages."""
     found = {key: np.add.reduceat(values, starts) for key, values in items.parameters.items()}
-    tied = np.add.reduceat(items.tied_parameters, starts)
-    tied[0] = 0.0
+    tied = _tied(items, starts)
     if found and tied.any():
         largest = max(found, key=lambda key: float(found[key].sum()))
         found[largest] = found[largest] + tied
     return found
+
+
+def _tied(items: ItemCosts, starts: NDArray[np.int64]) -> Floats:
+    """Return elements per stage of weights that an earlier stage holds, too."""
+    tied: Floats = np.add.reduceat(items.tied_parameters, starts)
+    tied[0] = 0.0
+    return tied

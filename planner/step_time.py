@@ -172,8 +172,10 @@ def end_times(
     if not workload.is_training:
         return EndTimes(sync_s=zero, sync_hidden_s=zero, optimizer_s=zero, update_gather_s=zero)
     synced_in_backward = mesh.pp == 1 and sharding in ("gradients", "parameters")
-    reduction = zero if synced_in_backward else sync.gradient_s
-    hidden = np.minimum(reduction, software.overlap_gradient_sync * actions.backward_compute_s)
+    reduction = (zero if synced_in_backward else sync.gradient_s) + sync.tied_s
+    hidden = np.minimum(
+        reduction - sync.tied_s, software.overlap_gradient_sync * actions.backward_compute_s
+    )
     update, _ = _hide(
         sync.update_gather_s, software.overlap_parameter_gather * actions.forward_compute_s
     )

@@ -28,6 +28,7 @@ def equal_stages(num_stages: int, *, forward: float = 1.0, backward: float = 2.0
         transient_bytes=dict.fromkeys(RECOMPUTE_MODES, 3 * ones),
         entry_bytes=5 * ones,
         parameters={(("dp", "cp"), False): 100 * ones},
+        tied_parameters=0 * ones,
         model_flops=1.0,
         recomputed_flops=dict.fromkeys(RECOMPUTE_MODES, 0.0),
         largest_item_parameters=100 * ones,
