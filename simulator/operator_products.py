@@ -13,6 +13,8 @@ _TILE_PARTS = (1.0, 0.5, 0.25)
 _SMALLEST_EDGE = 1 / 8
 """Narrowest edge that still saves arithmetic, as a share of the shorter edge of the tile: 16 of
 128, one matrix instruction [1]."""
+_VECTOR_TILE = 128.0
+"""Longest edge of a tile where multiply-adds run on the vector units (CUTLASS, SIMT kernels)."""
 _SPLIT_K = 4.0
 """Shortest piece of the inner loop after a split, in units of ``half_k`` [1]."""
 
@@ -49,7 +51,11 @@ def tiled_product_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: f
     units = device.num_compute_units
     smallest = _SMALLEST_EDGE * min(shape.tile_m, shape.tile_n)
     least = float("inf")
-    for edge_m, edge_n, share in _tiles(shape.tile_m, shape.tile_n, shape.operand_cost):
+    longest = _VECTOR_TILE if work.precision in ("fp32", "fp64") else float("inf")
+    tiles_on_offer = _tiles(
+        min(shape.tile_m, longest), min(shape.tile_n, longest), shape.operand_cost
+    )
+    for edge_m, edge_n, share in tiles_on_offer:
         rows = min(max(work.m, smallest), edge_m)
         columns = min(max(work.n, smallest), edge_n)
         tiles = work.batch * _soft_ceil(work.m / edge_m) * _soft_ceil(work.n / edge_n)
@@ -59,7 +65,9 @@ def tiled_product_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: f
 
 
 @lru_cache(maxsize=256)
-def _tiles(tile_m: int, tile_n: int, operand_cost: float) -> tuple[tuple[float, float, float], ...]:
+def _tiles(
+    tile_m: float, tile_n: float, operand_cost: float
+) -> tuple[tuple[float, float, float], ...]:
     """Return edges of the tiles on offer and their rates relative to the largest."""
     edges = sorted(
         {
