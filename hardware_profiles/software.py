@@ -20,6 +20,9 @@ class SoftwareProfile:
     """Chains of element-wise operators run as one kernel (and save only the chain's inputs)."""
     fuses_normalization: bool
     """Layer and RMS norms run as one kernel."""
+    fuses_norm_activation: bool = False
+    """What follows a batch norm element by element (activation, sum with a shortcut) runs in the
+    norm's kernel."""
     attention: AttentionKernel
     """Attention kernel when the workload says ``auto``."""
     flash_version: FlashVersion = 2

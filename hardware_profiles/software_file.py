@@ -26,6 +26,8 @@ SWITCHES = (
     "master_weights",
     "scatters_pipeline",
 )
+OPTIONAL_SWITCHES = ("fuses_norm_activation",)
+"""Off where a profile leaves them out."""
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
     "host_call": ("host_call_s", "time", 1.0),
@@ -92,7 +94,7 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             document,
             overrides,
             quantities=QUANTITIES,
-            words=(*SWITCHES, *_CHOICES, "flash_version"),
+            words=(*SWITCHES, *OPTIONAL_SWITCHES, *_CHOICES, "flash_version"),
         )
     check_keys(
         document,
@@ -102,9 +104,10 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             *_CHOICES,
             *(key for key in QUANTITIES if key not in _OPTIONAL),
         ),
-        optional=("sources", "flash_version", *_OPTIONAL),
+        optional=("sources", "flash_version", *OPTIONAL_SWITCHES, *_OPTIONAL),
     )
-    fields: dict[str, Any] = {name: boolean(document, name) for name in SWITCHES}
+    given = [name for name in OPTIONAL_SWITCHES if name in document.data]
+    fields: dict[str, Any] = {name: boolean(document, name) for name in (*SWITCHES, *given)}
     fields |= {name: choice(document, name, allowed=words) for name, words in _CHOICES.items()}
     if "flash_version" in document.data:
         fields["flash_version"] = _flash_version(document)

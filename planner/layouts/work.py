@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import FlopTerm, ModelGraph, Operator, TensorTerm
+from planner.layouts.norm_traffic import batch_norm_bytes, is_batch_norm, norm_before
 from planner.layouts.sizes import (
     carries,
     expert_labels,
@@ -37,6 +38,7 @@ _SOFTMAX_KERNELS = {"fused": 1.0, "separate": 3.0}
 _DROPOUT_PASSES = 2.0
 """Dropout on the probabilities is a kernel of its own, which keeps its mask: Korthikanti et al.
 2022, arXiv:2205.05198, section 4.1 lists its input, mask and output apart [1]."""
+_FP32_BYTES = 4.0
 _CAUSAL_SHARE = 0.5
 """Share of the score matrix that a fused kernel computes under a causal mask; its measured rates
 count so (Dao 2023, arXiv:2307.08691, section 4.1) [1]."""
@@ -181,6 +183,42 @@ def endpoint_bytes(operator: Operator, cut: Cut) -> tuple[float, float, float]:
     return inputs, outputs, parameters
 
 
+def read_bytes(operator: Operator, cut: Cut) -> tuple[tuple[str, float], ...]:
+    """Return the activations that the operator reads, as it reads them [B]."""
+    tensors = cut.graph.tensors
+    return tuple(
+        (
+            operand.tensor,
+            local_elements(operator, read_labels(cut.graph, operand), cut)
+            * item_bytes(tensors[operand.tensor].dtype, cut.workload),
+        )
+        for operand in operator.inputs
+        if tensors[operand.tensor].kind == "activation"
+    )
+
+
+def own_copies_bytes(operator: Operator, cut: Cut) -> float:
+    """Return what the operator holds for itself while it runs, most of it backward [B].
+
+    A loss over classes makes the gradient of the log-probabilities before that of the logits
+    (torch's ``nll_loss`` and ``log_softmax``); fused, the 16-bit logits are still there when the
+    probabilities are made (Megatron-LM, ``vocab_parallel_cross_entropy(output.float())``). Unfused
+    attention makes the gradients of probabilities and scores; a fused kernel sums the query's
+    gradient in fp32 (FlashAttention-2, arXiv:2307.08691, algorithm 2). In inference it is all that
+    enters and leaves.
+    """
+    inputs, outputs, _ = endpoint_bytes(operator, cut)
+    if not cut.workload.is_training:
+        return inputs + outputs
+    if operator.kind == "loss":
+        return inputs / 2.0 if cut.software.fuses_elementwise else inputs
+    if operator.kind != "attention":
+        return 0.0
+    if attention_kernel(cut) == "unfused":
+        return 2.0 * _scores(operator, cut) * cut.workload.compute_bytes
+    return outputs / cut.workload.compute_bytes * _FP32_BYTES
+
+
 def _flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
     return sum(term.coefficient * local_elements(operator, term.labels, cut) for term in terms)
 
@@ -192,6 +230,11 @@ def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, fl
     writes the gradients of what enters. A bias in the epilogue of a product costs nothing forward
     and one reduction of the gradient backward.
     """
+    if is_batch_norm(operator):
+        return _batch_norm(operator, cut, backward=backward)
+    fused = norm_before(cut.graph, operator, cut.software)
+    if fused is not None:
+        return _other_inputs(operator, cut, fused), 0.0
     terms = operator.traffic_backward if backward else operator.traffic_forward
     kernels = operator.num_kernels_backward if backward else operator.num_kernels_forward
     is_fused_here = is_fused(operator, cut.software)
@@ -201,11 +244,41 @@ def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, fl
     inputs, outputs, parameters = endpoint_bytes(operator, cut)
     if not backward:
         return inputs + outputs + parameters, 1.0
-    if not any(cut.graph.tensors[name].requires_grad for name in operator.outputs):
+    if not _needs_gradient(operator, cut):
         return 0.0, 0.0
     if in_epilogue:
         return outputs + parameters, 1.0
     return 2 * inputs + outputs + 2 * parameters, 1.0
+
+
+def _needs_gradient(operator: Operator, cut: Cut) -> bool:
+    return any(cut.graph.tensors[name].requires_grad for name in operator.outputs)
+
+
+def _batch_norm(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
+    """Return bytes moved and kernels launched by a batch norm."""
+    inputs, outputs, parameters = endpoint_bytes(operator, cut)
+    if backward and not _needs_gradient(operator, cut):
+        return 0.0, 0.0
+    num_bytes = batch_norm_bytes(
+        inputs=inputs, outputs=outputs, parameters=parameters,
+        is_training=cut.workload.is_training, backward=backward,
+    )  # fmt: skip
+    return num_bytes, 1.0
+
+
+def _other_inputs(operator: Operator, cut: Cut, fused: str) -> float:
+    """Return bytes of what a chain inside a norm's kernel reads beside the norm's output.
+
+    Backward writes as much: the gradients of these inputs.
+    """
+    tensors = cut.graph.tensors
+    return sum(
+        local_elements(operator, read_labels(cut.graph, operand), cut)
+        * item_bytes(tensors[operand.tensor].dtype, cut.workload)
+        for operand in operator.inputs
+        if operand.tensor != fused
+    )
 
 
 def _shape(operator: Operator, cut: Cut, flops: float) -> tuple[float, float, float, float]:
