@@ -54,8 +54,21 @@ class ProfileText:
         self.lines += ["", f"[sources.{name}]", f'title = "{title}"']
         self.lines.append(f"retrieved = {RETRIEVED}")
 
+    def drop_unused_sources(self):
+        """Remove the sources that no quantity names any more."""
+        used = set(re.findall(r'source = "([^"]+)"', "\n".join(self.lines)))
+        kept, skips = [], False
+        for line in self.lines:
+            if line.startswith("["):
+                name = line.removeprefix("[sources.").rstrip("]")
+                skips = line.startswith("[sources.") and name not in used
+            if not skips:
+                kept.append(line)
+        self.lines = kept
+
     def save(self):
-        self.path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        self.drop_unused_sources()
+        self.path.write_text("\n".join(self.lines).rstrip() + "\n", encoding="utf-8")
 
     def _table(self, name):
         """Return the range of lines of a table, made before the first source where it is new."""

@@ -9,7 +9,12 @@ from typing import TypeVar
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.collective_costs import costs_to_lines
 from hardware_profiles.device import DeviceProfile
-from hardware_profiles.device_file import QUANTITIES
+from hardware_profiles.device_file import (
+    MATMUL_OPTIONS,
+    NEUTRAL,
+    OPTIONAL_QUANTITIES,
+    QUANTITIES,
+)
 from hardware_profiles.document import SCHEMA
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.interconnect import Fabric, LinkProfile
@@ -163,6 +168,9 @@ def _write_device(writer: _Writer, device: DeviceProfile) -> None:
     writer.plain("year", device.year)
     for key, (name, dimension, _) in QUANTITIES.items():
         writer.quantity(key, getattr(device, name), dimension, origin.get(name))
+    for key, (name, dimension, _) in OPTIONAL_QUANTITIES.items():
+        if origin.get(name, NEUTRAL) != NEUTRAL:
+            writer.quantity(key, getattr(device, name), dimension, origin.get(name))
     units = origin.get("num_compute_units")
     writer.quantity("compute_units", device.num_compute_units, "ratio", units)
     if device.price_usd_per_hour is not None:
@@ -172,10 +180,30 @@ def _write_device(writer: _Writer, device: DeviceProfile) -> None:
     for precision, peak in device.peak_flops_per_s.items():
         known = origin.get(f"peak_flops_per_s.{precision}")
         writer.quantity(precision, peak, "flops_rate", known)
+    _write_efficiencies(writer, device, path)
+
+
+def _write_efficiencies(writer: _Writer, device: DeviceProfile, path: str) -> None:
+    """Write how much of its peaks a device reaches in products and attention."""
+    origin = device.provenance
     writer.table(f"{path}.matmul")
     for key in ("sustained_efficiency", "half_k", "tile_m", "tile_n"):
         value = getattr(device.matmul, key)
         writer.quantity(key, value, "ratio", origin.get(f"matmul.{key}"))
+    for key, (name, dimension, _) in MATMUL_OPTIONS.items():
+        if origin.get(f"matmul.{name}", NEUTRAL) != NEUTRAL:
+            value = getattr(device.matmul, name)
+            writer.quantity(key, value, dimension, origin.get(f"matmul.{name}"))
+    if device.matmul.precision_shares:
+        writer.table(f"{path}.matmul.precision_share")
+    for precision, share in device.matmul.precision_shares.items():
+        known = origin.get(f"matmul.precision_shares.{precision}")
+        writer.quantity(precision, share, "ratio", known)
+    for version, kernel in device.attention_kernels.items():
+        writer.table(f"{path}.attention.flash{version}")
+        for key in ("forward", "backward", "half_width"):
+            known = origin.get(f"attention_kernels.flash{version}.{key}")
+            writer.quantity(key, getattr(kernel, key), "ratio", known)
 
 
 def _write_link(writer: _Writer, link: LinkProfile) -> None:

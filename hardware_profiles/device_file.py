@@ -55,9 +55,10 @@ MATMUL_OPTIONS: dict[str, tuple[str, Dimension, float]] = {
 }
 """Optional quantities of the product table."""
 _TABLES = ("peak_flops", "matmul", "compute_units")
-_NEUTRAL = Provenance(
+NEUTRAL = Provenance(
     source="not stated in the profile", kind="assumed", note="neutral value of paraplan"
 )
+"""Where an optional quantity comes from that a profile leaves out."""
 _FLASH_VERSIONS: dict[str, FlashVersion] = {"flash1": 1, "flash2": 2, "flash3": 3}
 
 
@@ -114,7 +115,7 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
         )
         fields[name], provenance[name] = found.value, found.provenance
     provenance |= {
-        name: _NEUTRAL for key, (name, _, _) in OPTIONAL_QUANTITIES.items() if key not in present
+        name: NEUTRAL for key, (name, _, _) in OPTIONAL_QUANTITIES.items() if key not in present
     }
     units, provenance["num_compute_units"] = whole_quantity(table, "compute_units")
     price = None
@@ -170,7 +171,7 @@ def _matmul(table: Table, provenance: dict[str, Provenance]) -> MatmulEfficiency
             found = quantity(table, key, dimension=dimension, maximum=maximum, allow_zero=True)
             options[name], provenance[f"matmul.{name}"] = found.value, found.provenance
         else:
-            provenance[f"matmul.{name}"] = _NEUTRAL
+            provenance[f"matmul.{name}"] = NEUTRAL
     for key in ("sustained_clock", "misaligned_share"):
         if options.get(key, 1.0) <= 0:
             raise table.fail(f"{key}.value", f"is {options[key]!r}; expected a number above 0")
