@@ -1,6 +1,8 @@
 """Predictions beside published results: every case of the case files, on several processes."""
 
+import math
 import multiprocessing
+import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -64,7 +66,13 @@ def _chunks(cases: Sequence[ValidationCase]) -> list[list[Numbered]]:
     for _, same in groupby(ordered, key=lambda pair: _problem_words(pair[1])[:2]):
         members = list(same)
         chunks += [members[i : i + MAX_CHUNK] for i in range(0, len(members), MAX_CHUNK)]
-    return sorted(chunks, key=lambda chunk: (-len(chunk), chunk[0][0]))
+    return sorted(chunks, key=lambda chunk: (-sum(_weight(case) for _, case in chunk), chunk[0][0]))
+
+
+def _weight(case: ValidationCase) -> int:
+    """Return about how long a case takes: long pipelines and free keys take long."""
+    stages = re.findall(r"\b(?:pp|virtual_stages)=(\d+)", case.options.get("strategy", ""))
+    return (10 if case.free else 1) * math.prod(int(count) for count in stages)
 
 
 def _problem_words(case: ValidationCase) -> tuple[str, ...]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from hardware_profiles.errors import ParaplanError
 from planner.validation.document import document
 from planner.validation.outcome import Outcome
-from planner.validation.residuals import residuals_of, residuals_to_json
-from planner.validation.results import Results
+from planner.validation.residual_file import FILE_NAME, table_to_json
+from planner.validation.results import Results, residual_table
 from planner.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, ROWS = Path("docs/validation.md"), Path("docs/validation.csv")
-RESIDUALS = Path("planner/validation/residuals.json")
+RESIDUALS = Path("planner/validation") / FILE_NAME
 IMAGES = "images"
 _DIGITS = 6
 _DPI = 200
@@ -40,7 +40,7 @@ def check_checkout(folder: Path) -> None:
 
 def write_residuals(results: Results, *, folder: Path) -> None:
     """Write the residuals that intervals come from."""
-    text = residuals_to_json(residuals_of(results.outcomes))
+    text = table_to_json(residual_table(results.outcomes))
     write_whole(folder / RESIDUALS, text, error=ValidationFileError)
 
 

@@ -116,7 +116,7 @@ def _fit_lines(results: Results) -> Iterator[str]:
 def _coverage_lines(coverage: Sequence[Coverage]) -> Iterator[str]:
     if not coverage:
         return
-    yield f"{'80 % intervals, own group left out':<34}{'n':>5}{'inside':>9}{'upper/lower':>13}"
+    yield f"{'80 % intervals, own source out':<34}{'n':>5}{'inside':>9}{'upper/lower':>13}"
     for one in coverage:
         yield f"{one.name:<34}{one.number:>5}{one.inside:>9.0%}{one.median_width:>13.2f}"
     yield ""

@@ -17,7 +17,7 @@ from paraplan.validation_files import (
 )
 from paraplan.validation_text import as_text
 from planner.validation.case_file import load_groups
-from planner.validation.residuals import residuals_of, shipped_residuals
+from planner.validation.residual_file import shipped_table
 from planner.validation.results import Results, Row, results_of
 
 
@@ -38,8 +38,7 @@ def validate_verb(
     groups = load_groups(group=group, family=family)
     with progress_bar(quiet=as_json) as progress:
         outcomes = predict_groups(groups, jobs=jobs, progress=progress)
-    residuals = residuals_of(outcomes) if is_whole else shipped_residuals()
-    results = results_of(outcomes, residuals=residuals)
+    results = results_of(outcomes, shipped=None if is_whole else shipped_table())
     if csv_file is not None:
         write_csv(results, csv_file)
     if write_docs:

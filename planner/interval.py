@@ -1,7 +1,8 @@
 """How far a prediction may be off, from how far published steps of near settings are.
 
 The range holds the residuals of the nearest family of validation cases (model class, device
-generation, software profile, scale) but for a tenth on either side. Where no published step of the
+generation, software profile, scale) but for a tenth on either side, widened so that it holds as
+many steps of a source not seen before. Where no published step of the
 kind of device is known it is wide, and says so.
 """
 
@@ -9,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from planner.problem import Problem
-from planner.validation.residuals import shipped_residuals, spread_of
+from planner.validation.residual_file import shipped_table
+from planner.validation.residuals import spread_of
 from planner.validation.settings import setting_of
 
 UNKNOWN_OFF = math.log(2.0)
@@ -40,7 +42,8 @@ def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float
         The prediction [s].
     """
     setting = setting_of(problem, num_devices=num_devices)
-    spread = spread_of(shipped_residuals(), setting)
+    table = shipped_table()
+    spread = spread_of(table.residuals, setting)
     if spread is None:
         return Interval(
             low_s=step_time_s * math.exp(-UNKNOWN_OFF),
@@ -48,7 +51,7 @@ def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float
             basis=f"assumed: no published step on a {setting.device_kind.upper()} is held against",
         )
     return Interval(
-        low_s=step_time_s * math.exp(spread.low),
-        high_s=step_time_s * math.exp(spread.high),
+        low_s=step_time_s * math.exp(spread.low * table.widening),
+        high_s=step_time_s * math.exp(spread.high * table.widening),
         basis=spread.basis,
     )

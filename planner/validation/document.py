@@ -178,7 +178,8 @@ def _intervals(coverage: Sequence[Coverage]) -> Iterator[str]:
     yield (
         "## Intervals\n\nA prediction's 80 % interval comes from the residuals of the nearest "
         "published steps: model class, device generation, software profile and scale, else the "
-        "next wider family. Here every case is judged without the residuals of its own group.\n"
+        "next wider family; widened so that it holds four in five steps of a source not seen "
+        "before. Here every case is judged without the residuals of its own source.\n"
     )
     yield table(
         ("", "cases", "inside", "median upper / lower end"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, family_name
@@ -132,10 +133,20 @@ def _sweep_panel(axes: Axes, sweep: SweepSummary, members: Sequence[Outcome]) ->
                      linewidths=1.0, label="our pick", zorder=4)  # fmt: skip
     tau = "" if sweep.kendall_tau is None else f", τ = {sweep.kendall_tau:.2f}"
     axes.set_title(f"{sweep.group}\n{sweep.sweep}{tau}", fontsize=_FONT - 1, color=INK)
-    axes.set_ylim(bottom=0.0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(_few_labels)
+    axes.tick_params(which="minor", labelsize=_FONT - 1, length=2)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("measured rank", fontsize=_FONT - 1)
     axes.set_ylabel("step time [s]", fontsize=_FONT - 1)
     _dress(axes)
+
+
+def _few_labels(value: float, _: float) -> str:
+    """Label twos and fives of a decade."""
+    leading = f"{value:.0e}"[0]
+    return f"{value:g}" if leading in "25" else ""
 
 
 def _by_family(results: Results, shown: Sequence[Outcome]) -> list[tuple[str, list[Outcome]]]:
@@ -168,10 +179,11 @@ def _equality(axes: Axes, published: Sequence[float]) -> None:
     axes.set_yscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
-    if math.log10(high / low) < 1.5:  # noqa: PLR2004 (less than two decades need minor labels)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_minor_formatter("{x:g}")
-        axes.tick_params(which="minor", labelsize=_FONT - 2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        if math.log10(high / low) < 2.0:  # noqa: PLR2004 (few decades need labels between)
+            axis.set_minor_formatter(_few_labels)
+    axes.tick_params(which="minor", labelsize=_FONT - 1)
     _dress(axes)
 
 

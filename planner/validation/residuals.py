@@ -1,15 +1,8 @@
-"""How far published step times are from predictions, by setting; where intervals come from.
+"""How far published step times are from predictions near a setting; where intervals come from."""
 
-The residuals are shipped beside the cases (``residuals.json``) and written by ``paraplan validate
---write-docs``; a prediction takes the quantiles of the nearest of them.
-"""
-
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass
 
 from planner.validation.outcome import Outcome
 from planner.validation.settings import Setting
@@ -29,7 +22,8 @@ _DIGITS = 4
 class Residual:
     """One published step time beside its prediction."""
 
-    group: str
+    source: str
+    """Where it was published: steps of one source err together."""
     setting: Setting
     log_ratio: float
     """Natural logarithm of published over predicted [1]."""
@@ -55,7 +49,7 @@ def residuals_of(outcomes: Iterable[Outcome]) -> tuple[Residual, ...]:
         if outcome.is_headline and outcome.predicted is not None and ratio is not None:
             found.append(
                 Residual(
-                    group=outcome.group.name,
+                    source=outcome.group.source,
                     setting=outcome.predicted.setting,
                     log_ratio=round(ratio, _DIGITS),
                 )
@@ -63,40 +57,8 @@ def residuals_of(outcomes: Iterable[Outcome]) -> tuple[Residual, ...]:
     return tuple(found)
 
 
-def residuals_to_json(residuals: Sequence[Residual]) -> str:
-    """Return the text of the residual file: a line per group and setting, sorted."""
-    steps: dict[str, list[tuple[int, float]]] = {}
-    for residual in residuals:
-        shared = {"group": residual.group, **asdict(residual.setting)}
-        num_devices = shared.pop("num_devices")
-        key = json.dumps(shared, sort_keys=True)
-        steps.setdefault(key, []).append((num_devices, residual.log_ratio))
-    rows = [
-        json.dumps(json.loads(key) | {"num_devices_and_log_ratio": sorted(found)})
-        for key, found in sorted(steps.items())
-    ]
-    return "[\n" + ",\n".join(rows) + "\n]\n"
-
-
-@cache
-def shipped_residuals() -> tuple[Residual, ...]:
-    """Return the residuals shipped with the package, none where they were not written yet."""
-    file = files("planner.validation") / "residuals.json"
-    if not file.is_file():
-        return ()
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    found = []
-    for row in rows:
-        group, steps = row.pop("group"), row.pop("num_devices_and_log_ratio")
-        found += [
-            Residual(group=group, setting=Setting(num_devices=count, **row), log_ratio=ratio)
-            for count, ratio in steps
-        ]
-    return tuple(found)
-
-
 def spread_of(
-    residuals: Iterable[Residual], setting: Setting, *, without_group: str | None = None
+    residuals: Iterable[Residual], setting: Setting, *, without_source: str | None = None
 ) -> Spread | None:
     """Return the spread of the nearest residuals, None where no device of the kind has any.
 
@@ -106,17 +68,17 @@ def spread_of(
         Published steps beside predictions.
     setting : Setting
         What is predicted.
-    without_group : str, optional
+    without_source : str, optional
         A source that is left out: a case is not judged by residuals of its own source.
     """
     known = [
         r
         for r in residuals
-        if r.group != without_group and r.setting.device_kind == setting.device_kind
+        if r.source != without_source and r.setting.device_kind == setting.device_kind
     ]
     for is_near, words in _families(setting):
         near = [r for r in known if is_near(r.setting)]
-        if len(near) >= MIN_STEPS and len({r.group for r in near}) >= MIN_GROUPS:
+        if len(near) >= MIN_STEPS and len({r.source for r in near}) >= MIN_GROUPS:
             return _spread(near, words)
     return _spread(known, f"any {setting.device_kind.upper()}") if known else None
 
@@ -158,7 +120,7 @@ def _spread(near: Sequence[Residual], words: str) -> Spread:
     low, high = weighted_quantiles(near)
     counts = [r.setting.num_devices for r in near]
     devices = f"{min(counts):,}" if min(counts) == max(counts) else _range(counts)
-    sources = len({r.group for r in near})
+    sources = len({r.source for r in near})
     return Spread(
         low=min(low, -LEAST_OFF),
         high=max(high, LEAST_OFF),
@@ -179,17 +141,23 @@ def weighted_quantiles(near: Sequence[Residual]) -> tuple[float, float]:
     """
     counts: dict[str, int] = {}
     for residual in near:
-        counts[residual.group] = counts.get(residual.group, 0) + 1
-    pairs = sorted((r.log_ratio, 1.0 / math.sqrt(counts[r.group])) for r in near)
-    outside = (1.0 - COVERAGE) / 2.0 * sum(weight for _, weight in pairs)
-    return _reached(pairs, outside), _reached(pairs[::-1], outside)
+        counts[residual.source] = counts.get(residual.source, 0) + 1
+    pairs = sorted((r.log_ratio, 1.0 / math.sqrt(counts[r.source])) for r in near)
+    outside = (1.0 - COVERAGE) / 2.0
+    return reached(pairs, outside), reached(pairs[::-1], outside)
 
 
-def _reached(pairs: Sequence[tuple[float, float]], outside: float) -> float:
-    """Return the value at which the weight passed exceeds what may lie outside."""
-    passed = 0.0
+def reached(pairs: Sequence[tuple[float, float]], share: float) -> float:
+    """Return the first value up to which more than a share of the weight is passed.
+
+    Examples
+    --------
+    >>> reached([(1.0, 1.0), (2.0, 1.0), (3.0, 2.0)], 0.5)
+    3.0
+    """
+    passed, limit = 0.0, share * sum(weight for _, weight in pairs)
     for value, weight in pairs:
         passed += weight
-        if passed > outside:
+        if passed > limit:
             return value
     return pairs[-1][0]

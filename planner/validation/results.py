@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.validation.coverage import Coverage, Judged, coverage_of, judge_intervals
+from planner.validation.coverage import (
+    Coverage,
+    Judged,
+    coverage_of,
+    judge_intervals,
+    widening,
+)
 from planner.validation.outcome import Outcome
-from planner.validation.residuals import Residual
+from planner.validation.residual_file import ResidualTable
+from planner.validation.residuals import residuals_of
 from planner.validation.summaries import (
     ErrorSummary,
     FitTable,
@@ -57,8 +64,12 @@ class Results:
     failures: tuple[Outcome, ...]
 
 
-def results_of(outcomes: Sequence[Outcome], *, residuals: Sequence[Residual]) -> Results:
-    """Return the tables of a validation; intervals are judged by the residuals given."""
+def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = None) -> Results:
+    """Return the tables of a validation.
+
+    Intervals are judged by the residuals of these outcomes where they are all cases, else by the
+    shipped ones; either way without those of a case's own source.
+    """
     headline = [o for o in outcomes if o.is_headline]
     grids = grid_groups(headline)
     runs = [o for o in headline if o.group.name not in grids]
@@ -75,7 +86,7 @@ def results_of(outcomes: Sequence[Outcome], *, residuals: Sequence[Residual]) ->
         sweeps=summarise_sweeps(headline),
         fit_table=fit_table(headline),
         memory_too_low=sum((o.memory_error or 0.0) < TOO_LOW for o in headline),
-        coverage=_coverage(judge_intervals(headline, residuals), grids),
+        coverage=_coverage(_judged(headline, shipped), grids),
         worst=tuple(sorted(judged, key=_badness, reverse=True)[:NUM_WORST]),
         failures=tuple(o for o in outcomes if o.failure),
     )
@@ -96,14 +107,38 @@ def grid_groups(outcomes: Sequence[Outcome]) -> frozenset[str]:
     }
 
 
-def _coverage(judged: Sequence[Judged], grids: frozenset[str]) -> tuple[Coverage, ...]:
+def _judged(
+    headline: Sequence[Outcome], shipped: ResidualTable | None
+) -> list[tuple[Judged, float]]:
+    """Return cases against their intervals, with the factor by which those are widened."""
+    if shipped is not None:
+        return [(one, shipped.widening) for one in judge_intervals(headline, shipped.residuals)]
+    judged = judge_intervals(headline, residuals_of(headline))
+    sources = {one.outcome.group.source for one in judged}
+    factors = {source: widening(judged, without_source=source) for source in sources}
+    return [(one, factors[one.outcome.group.source]) for one in judged]
+
+
+def residual_table(outcomes: Sequence[Outcome]) -> ResidualTable:
+    """Return the residuals of a whole validation with their widening, to be shipped."""
+    residuals = residuals_of(outcomes)
+    headline = [outcome for outcome in outcomes if outcome.is_headline]
+    return ResidualTable(
+        residuals=residuals, widening=widening(judge_intervals(headline, residuals))
+    )
+
+
+def _coverage(
+    judged: Sequence[tuple[Judged, float]], grids: frozenset[str]
+) -> tuple[Coverage, ...]:
     """Return coverage over all cases, outside grids, and by family."""
-    named: dict[str, list[Judged]] = {}
-    for one in judged:
-        is_grid = one.outcome.group.name in grids
-        named.setdefault("all cases", []).append(one)
-        named.setdefault("all but grids", []).extend([] if is_grid else [one])
-        named.setdefault(family_name(one.outcome, grids), []).append(one)
+    named: dict[str, list[tuple[Judged, float]]] = {}
+    for pair in judged:
+        outcome = pair[0].outcome
+        is_grid = outcome.group.name in grids
+        named.setdefault("all cases", []).append(pair)
+        named.setdefault("all but grids", []).extend([] if is_grid else [pair])
+        named.setdefault(family_name(outcome, grids), []).append(pair)
     return tuple(coverage_of(name, members) for name, members in named.items() if members)
 
 
