@@ -34,5 +34,7 @@ class Work:
     aligned: bool = True
     """Rows of all operands start at multiples of 16 B, as fast matrix instructions want."""
     backward: bool = False
+    weight_gradient: bool = False
+    """Backward products and convolutions: the gradient of the weight, not of the input."""
     sequential_steps: int = 1
     """Recurrent layers: dependent steps [1]."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import FlopTerm, ModelGraph, Operator, TensorTerm
+from planner.layouts.kernel_traffic import unseen_bytes
 from planner.layouts.norm_traffic import batch_norm_bytes, is_batch_norm, norm_before
+from planner.layouts.precision import CAST_BYTES, is_aligned, precision_of, runs_in_fp8
 from planner.layouts.sizes import (
     carries,
     expert_labels,
@@ -83,7 +85,8 @@ def forward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
     num_bytes, num_kernels = _traffic(operator, cut, backward=False)
     if operator.kind == "attention" and attention_kernel(cut) == "unfused":
         return _unfused_attention(operator, cut, flops, num_bytes, backward=False)
-    return (_work(operator, cut, flops, num_bytes, num_kernels),)
+    work = _work(operator, cut, flops, num_bytes, num_kernels)
+    return (*_casts(operator, cut, backward=False), work)
 
 
 def backward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
@@ -97,9 +100,10 @@ def backward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
     if operator.kind not in _PRODUCT_KINDS:
         return (_work(operator, cut, flops, num_bytes, num_kernels, backward=True),)
     forward = _flops(operator, operator.flops_forward, cut)
-    return _backward_products(
+    products = _backward_products(
         operator, cut, flops, num_bytes, num_kernels, two=flops > _TWO_PRODUCTS * forward
     )
+    return (*_casts(operator, cut, backward=True), *products)
 
 
 def attention_kernel(cut: Cut) -> str:
@@ -238,17 +242,30 @@ def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, fl
     terms = operator.traffic_backward if backward else operator.traffic_forward
     kernels = operator.num_kernels_backward if backward else operator.num_kernels_forward
     is_fused_here = is_fused(operator, cut.software)
+    extra = _unseen(operator, cut, backward=backward)
     in_epilogue = operator.num_kernels_forward == 0
     if terms and (not is_fused_here or (in_epilogue and not backward)):
-        return sum(term_bytes(operator, term, cut) for term in terms), kernels
+        return sum(term_bytes(operator, term, cut) for term in terms) + extra, kernels
     inputs, outputs, parameters = endpoint_bytes(operator, cut)
     if not backward:
-        return inputs + outputs + parameters, 1.0
+        return inputs + outputs + parameters + extra, 1.0
     if not _needs_gradient(operator, cut):
         return 0.0, 0.0
     if in_epilogue:
         return outputs + parameters, 1.0
-    return 2 * inputs + outputs + 2 * parameters, 1.0
+    return 2 * inputs + outputs + 2 * parameters + extra, 1.0
+
+
+def _unseen(operator: Operator, cut: Cut, *, backward: bool) -> float:
+    """Return what kernels move beside operands and results [B]."""
+    kept = {
+        dtype: sum(term_bytes(operator, t, cut) for t in operator.saved if t.dtype == dtype)
+        for dtype in ("bool", "fp32")
+    }
+    return unseen_bytes(
+        operator, endpoints=endpoint_bytes(operator, cut), mask_bytes=kept["bool"],
+        kept_fp32_bytes=kept["fp32"], is_fused=cut.software.fuses_elementwise, backward=backward,
+    )  # fmt: skip
 
 
 def _needs_gradient(operator: Operator, cut: Cut) -> bool:
@@ -292,6 +309,29 @@ def _shape(operator: Operator, cut: Cut, flops: float) -> tuple[float, float, fl
     return batch, m, n, k
 
 
+def _is_aligned(operator: Operator, cut: Cut, n: float, k: float) -> bool:
+    """Whether the rows of a plain product's operands start where fast instructions want them."""
+    if operator.kind != "matmul":
+        return True
+    return is_aligned(precision_of(operator, cut.workload.precision), n, k)
+
+
+def _casts(operator: Operator, cut: Cut, *, backward: bool) -> tuple[Work, ...]:
+    """Return the casts to fp8 before the products of a linear layer.
+
+    Forward its input, backward the gradient of its output. Weights are cast for every microbatch
+    unless the stack keeps the cast ones, as those do that fuse chains.
+    """
+    if cut.workload.precision != "fp8" or not runs_in_fp8(operator):
+        return ()
+    inputs, outputs, parameters = endpoint_bytes(operator, cut)
+    num_bytes = outputs if backward else inputs
+    if not backward and not cut.software.fuses_elementwise:
+        num_bytes += parameters
+    moved = CAST_BYTES * num_bytes
+    return (Work(kind="memory", precision="bf16", memory_bytes=moved, backward=backward),)
+
+
 def _work(
     operator: Operator,
     cut: Cut,
@@ -308,7 +348,8 @@ def _work(
     batch, m, n, k = _shape(operator, cut, forward)
     return Work(
         kind=kind,
-        precision=cut.workload.precision,
+        precision=precision_of(operator, cut.workload.precision),
+        aligned=_is_aligned(operator, cut, n, k),
         num_flops=flops * _CAUSAL_SHARE if is_half else flops,
         memory_bytes=num_bytes,
         batch=batch,
@@ -328,11 +369,13 @@ def _backward_products(
     """Return the products for the input's and the weight's gradient."""
     forward = _flops(operator, operator.flops_forward, cut)
     batch, m, n, k = _shape(operator, cut, forward)
-    shapes = ((m, k, n), (k, n, m)) if two else ((k, n, m),)
+    area = operator.filter_area  # the gradient of an input sums over filters and their windows
+    shapes = ((m, k / area, n * area), (k, n, m)) if two else ((k, n, m),)
     return tuple(
         Work(
             kind=_PRODUCT_KINDS[operator.kind],
-            precision=cut.workload.precision,
+            precision=precision_of(operator, cut.workload.precision),
+            aligned=_is_aligned(operator, cut, n, k),
             num_flops=flops / len(shapes),
             memory_bytes=num_bytes / len(shapes),
             batch=batch,
@@ -342,9 +385,10 @@ def _backward_products(
             num_kernels=num_kernels / len(shapes),
             filter_area=operator.filter_area,
             backward=True,
+            weight_gradient=number == len(shapes) - 1,
             sequential_steps=operator.sequential_steps,
         )
-        for rows, columns, inner in shapes
+        for number, (rows, columns, inner) in enumerate(shapes)
     )
 
 
@@ -368,7 +412,7 @@ def _unfused_attention(
     products = tuple(
         Work(
             kind="matmul",
-            precision=cut.workload.precision,
+            precision=precision_of(operator, cut.workload.precision),
             num_flops=forward / 2,
             memory_bytes=num_bytes / len(shapes) + scores * item,
             batch=batch,
@@ -385,7 +429,7 @@ def _unfused_attention(
     mask_bytes = scores if operator.dropout else 0.0
     softmax = Work(
         kind="memory",
-        precision=cut.workload.precision,
+        precision=precision_of(operator, cut.workload.precision),
         memory_bytes=passes * scores * item + mask_bytes,
         num_kernels=_SOFTMAX_KERNELS[kernels] + (1.0 if operator.dropout else 0.0),
         backward=backward,
