@@ -8,6 +8,9 @@ from hardware_profiles.device import FlashVersion
 from hardware_profiles.provenance import Provenance
 
 AttentionKernel = Literal["unfused", "flash"]
+GradientBuckets = Literal["none", "views", "copies", "two"]
+"""Where replicas reduce gradients: where they lie; in buckets that stay and hold them; in buckets
+that hold a second copy of all; in two buckets that are filled in turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,9 @@ class SoftwareProfile:
     host_call_s: float = 0.0
     """Time the host needs to issue one kernel or collective through the framework; the host runs
     ahead, so that a block takes the longer of host and device [s]."""
+    collective_call_s: float = 0.0
+    """Time that a blocking collective takes through the framework beyond the library's own, per
+    doubling of the ranks and once more: events between streams, ranks that arrive apart [s]."""
     gradient_bucket_per_rank_bytes: float = 0.0
     """The bucket grows with the data-parallel group to at least this many bytes per rank, so that a
     large group does not spend its time on latency [B]."""
@@ -64,6 +70,17 @@ class SoftwareProfile:
     product writes: casts, copies into buckets, read and write of the buffer [B]."""
     scatters_pipeline: bool = False
     """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
+    keeps_gathered: bool = False
+    """Products keep the input they gathered over sequence-parallel ranks, not its shard."""
+    keeps_output: bool = False
+    """The training loop holds the model's output through the backward pass."""
+    frees_gradients: bool = False
+    """Gradients are made anew in every step and gone after the update; else they have a buffer."""
+    fully_shards: bool = False
+    """Weights rest as shards whatever is sharded, and are gathered for a step (torch's FSDP2)."""
+    gradient_buckets: GradientBuckets = "none"
+    optimizer_temporary_bytes: float = 0.0
+    """Copies per parameter while the optimizer runs [B]."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

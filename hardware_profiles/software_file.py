@@ -15,7 +15,7 @@ from hardware_profiles.document import (
     read_document,
     text,
 )
-from hardware_profiles.software import AttentionKernel, SoftwareProfile
+from hardware_profiles.software import AttentionKernel, GradientBuckets, SoftwareProfile
 from hardware_profiles.software_overrides import overridden, split_overrides
 from hardware_profiles.units import Dimension
 
@@ -26,11 +26,18 @@ SWITCHES = (
     "master_weights",
     "scatters_pipeline",
 )
-OPTIONAL_SWITCHES = ("fuses_norm_activation",)
+OPTIONAL_SWITCHES = (
+    "fuses_norm_activation",
+    "keeps_gathered",
+    "keeps_output",
+    "frees_gradients",
+    "fully_shards",
+)
 """Off where a profile leaves them out."""
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
     "host_call": ("host_call_s", "time", 1.0),
+    "collective_call": ("collective_call_s", "time", 1.0),
     "gradient_accumulation": ("gradient_accumulation_bytes", "size", 100.0),
     "sharded_operator_overhead": ("sharded_operator_overhead_s", "time", 1.0),
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
@@ -42,18 +49,22 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
     "gradient_bucket_per_rank": ("gradient_bucket_per_rank_bytes", "size", 1e9),
     "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
+    "optimizer_temporary": ("optimizer_temporary_bytes", "size", 100.0),
     "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
     "straggler_share": ("straggler_share", "ratio", 1.0),
 }
 """Key in the file to field, dimension and largest value in SI."""
 _OPTIONAL = {
+    "collective_call",
     "host_call",
     "gradient_accumulation",
     "overlap_tensor_backward",
     "gradient_bucket_per_rank",
+    "optimizer_temporary",
 }
 """Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
+_OPTIONAL_CHOICES = {"gradient_buckets": get_args(GradientBuckets)}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 
 
@@ -94,7 +105,10 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             document,
             overrides,
             quantities=QUANTITIES,
-            words=(*SWITCHES, *OPTIONAL_SWITCHES, *_CHOICES, "flash_version"),
+            words=(
+                *(*SWITCHES, *OPTIONAL_SWITCHES),
+                *(*_CHOICES, *_OPTIONAL_CHOICES, "flash_version"),
+            ),
         )
     check_keys(
         document,
@@ -104,11 +118,15 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             *_CHOICES,
             *(key for key in QUANTITIES if key not in _OPTIONAL),
         ),
-        optional=("sources", "flash_version", *OPTIONAL_SWITCHES, *_OPTIONAL),
+        optional=(
+            *("sources", "flash_version"),
+            *(*OPTIONAL_SWITCHES, *_OPTIONAL_CHOICES, *_OPTIONAL),
+        ),
     )
     given = [name for name in OPTIONAL_SWITCHES if name in document.data]
     fields: dict[str, Any] = {name: boolean(document, name) for name in (*SWITCHES, *given)}
-    fields |= {name: choice(document, name, allowed=words) for name, words in _CHOICES.items()}
+    choices = _CHOICES | {k: v for k, v in _OPTIONAL_CHOICES.items() if k in document.data}
+    fields |= {name: choice(document, name, allowed=words) for name, words in choices.items()}
     if "flash_version" in document.data:
         fields["flash_version"] = _flash_version(document)
     provenance = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph
-from planner.host_time import block_times
+from planner.host_time import block_times, framework_delay
 from planner.layouts.terms import CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.mesh import MeshShape
 from planner.stages import item_units
@@ -54,6 +54,11 @@ class ItemCosts:
     selective_saved_bytes: Floats
     boundary_bytes: Floats
     workspace_bytes: Floats
+    """Most alive in backward beside ``saved_bytes`` [B]."""
+    selective_workspace_bytes: Floats
+    lazy_workspace_bytes: Floats
+    """The same with the item's own gradients of parameters made on the way [B]."""
+    lazy_selective_workspace_bytes: Floats
     parameters: Mapping[GradientKey, Floats]
     """Elements held by one rank, by gradient group."""
     is_recomputed: Floats
@@ -133,6 +138,9 @@ def item_costs(
         selective_saved_bytes=spread(lambda unit: unit.selective_saved_bytes),
         boundary_bytes=spread(lambda unit: unit.boundary_bytes),
         workspace_bytes=spread(lambda unit: unit.workspace_bytes),
+        selective_workspace_bytes=spread(lambda unit: unit.selective_workspace_bytes),
+        lazy_workspace_bytes=spread(lambda unit: unit.lazy_workspace_bytes),
+        lazy_selective_workspace_bytes=spread(lambda unit: unit.lazy_selective_workspace_bytes),
         parameters={
             key: spread(
                 lambda unit, key=key: sum(  # type: ignore[misc]
@@ -171,7 +179,14 @@ def _exposed_s(
 ) -> float:
     """Return the time of a unit's collectives of one category that compute does not hide [s]."""
     uses = [
-        (use.kind, use.count * collective_use_time(use, mesh=mesh, cluster=cluster))
+        (
+            use.kind,
+            use.count
+            * (
+                collective_use_time(use, mesh=mesh, cluster=cluster)
+                + framework_delay(mesh.group(use.axis), software=software)
+            ),
+        )
         for use in unit.communication
         if use.phase == phase and CATEGORY_OF_AXIS[use.axis] == category
     ]
@@ -215,6 +230,9 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         selective_saved_bytes=first.selective_saved_bytes,
         boundary_bytes=first.boundary_bytes,
         workspace_bytes=first.workspace_bytes,
+        selective_workspace_bytes=first.selective_workspace_bytes,
+        lazy_workspace_bytes=first.lazy_workspace_bytes,
+        lazy_selective_workspace_bytes=first.lazy_selective_workspace_bytes,
         parameters=first.parameters,
         is_recomputed=first.is_recomputed,
         tied_parameters=first.tied_parameters,
