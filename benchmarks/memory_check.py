@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--terms", action="store_true", help="print predicted terms")
     arguments = parser.parse_args()
     chosen = [c for c in cases() if arguments.only in f"{c.model} {c.strategy}"]
-    print(f"{'predicted':>10} {'measured':>10} {'ratio':>6}   [MiB]  model, strategy")  # noqa: T201
+    print(f"{'predicted':>10} {'measured':>10} {'ratio':>6}   [MiB]  model, strategy")
     ratios = []
     for case in chosen:
         result = check(case)
@@ -150,12 +150,12 @@ def main() -> int:
             f"{result.predicted_bytes / MIB:10.3f} {result.measured_bytes / MIB:10.3f} "
             f"{result.ratio:6.3f}  {case.model} gbs={case.global_batch} {case.strategy}"
         )
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)
         if arguments.terms:
             terms = ", ".join(f"{k} {v / MIB:.3f}" for k, v in result.terms.items() if v)
-            print(f"{'':24}held {result.held_bytes / MIB:.3f}; {terms}")  # noqa: T201
+            print(f"{'':24}held {result.held_bytes / MIB:.3f}; {terms}")
     error = sum(abs(ratio - 1.0) for ratio in ratios) / len(ratios)
-    print(f"{len(ratios)} cases: mean error {error:.1%}, lowest ratio {min(ratios):.3f}")  # noqa: T201
+    print(f"{len(ratios)} cases: mean error {error:.1%}, lowest ratio {min(ratios):.3f}")
     return int(error > 0.03 or min(ratios) < 0.98)
 
 

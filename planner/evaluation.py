@@ -11,14 +11,17 @@ from planner.mesh import MeshShape, mesh_of
 from planner.problem import PriceBook
 from planner.stage_costs import StageCosts
 from planner.stage_memory import (
+    MEMORY_TERMS,
+    Moment,
     StageMemory,
-    activation_memory,
+    inference_memory,
     overhead_memory,
     state_memory,
+    step_memory,
 )
 from planner.step_time import StepTime, action_times, end_times, step_time, transfer_time
 from planner.strategy import Strategy
-from simulator.closed_form import in_flight_microbatches
+from simulator.closed_form import in_flight_per_chunk
 
 Floats = NDArray[np.float64]
 
@@ -132,16 +135,24 @@ def evaluate_memory(
     num_microbatches = problem.workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
     stages = book.stages(strategy, layout, mesh=mesh)
     terms = _state_part(book, strategy, stages, mesh=mesh)
-    terms = terms | _activation_part(
-        book, strategy, stages, mesh=mesh, num_microbatches=num_microbatches
+    terms = terms | _step_part(
+        book, strategy, stages, terms, mesh=mesh, num_microbatches=num_microbatches
     )
     terms |= overhead_memory(
-        terms, stages=stages, mesh=mesh, software=problem.software,
-        device_kind=problem.cluster.device.kind,
+        terms, stages=stages, mesh=mesh, sharding=strategy.sharding, software=problem.software,
+        device_kind=problem.cluster.device.kind, gradient_bytes=problem.state.gradients,
     )  # fmt: skip
+    terms = {term: terms[term] for term in MEMORY_TERMS}
     memory = StageMemory(terms=terms)
     overflow = (memory.peak_bytes - np.array(book.capacity_bytes(mesh))).max()
     return memory, float(overflow)
+
+
+def _stays_gathered(book: PriceBook, strategy: Strategy) -> bool:
+    """Whether a rank of torch's pipeline keeps gathered weights and whole gradients."""
+    is_sharded = strategy.sharding in ("gradients", "parameters")
+    has_pipeline = strategy.pipeline_parallel_size > 1
+    return is_sharded and has_pipeline and book.problem.workload.is_training
 
 
 def _state_part(
@@ -149,40 +160,45 @@ def _state_part(
 ) -> dict[str, Floats]:
     key = (id(stages), mesh, strategy.sharding)
     if key not in book.memory_parts:
-        whole = strategy.sharding in ("gradients", "parameters") and mesh.pp > 1
         book.memory_parts[key] = state_memory(
             stages,
             mesh=mesh,
             sharding=strategy.sharding,
             state=book.problem.state,
-            keeps_whole_gradients=whole and book.problem.workload.is_training,
+            software=book.problem.software,
+            keeps_whole_gradients=_stays_gathered(book, strategy),
         )
     return book.memory_parts[key]
 
 
-def _activation_part(
+def _step_part(
     book: PriceBook,
     strategy: Strategy,
     stages: StageCosts,
+    state_terms: dict[str, Floats],
     *,
     mesh: MeshShape,
     num_microbatches: int,
 ) -> dict[str, Floats]:
-    flags = (strategy.schedule, strategy.virtual_stages, strategy.recompute)
+    problem = book.problem
+    if not problem.workload.is_training:
+        return inference_memory(stages, pipeline_size=mesh.pp)
+    flags = (strategy.schedule, strategy.virtual_stages, strategy.recompute, strategy.sharding)
     key = (id(stages), mesh, num_microbatches, flags)
     if key not in book.memory_parts:
-        in_flight = in_flight_microbatches(
-            strategy.schedule,
-            np.arange(mesh.pp),
-            num_stages=mesh.pp,
-            num_microbatches=num_microbatches,
-            virtual_stages=strategy.virtual_stages,
-        )
-        book.memory_parts[key] = activation_memory(
+        book.memory_parts[key] = step_memory(
             stages,
-            pipeline_size=mesh.pp,
+            state_terms,
+            mesh=mesh,
             recompute=strategy.recompute,
-            in_flight=np.asarray(in_flight, dtype=np.float64),
-            is_training=book.problem.workload.is_training,
-        )
+            in_flight=in_flight_per_chunk(
+                strategy.schedule, num_stages=mesh.pp, num_microbatches=num_microbatches,
+                virtual_stages=strategy.virtual_stages,
+            ),
+            moment=Moment(
+                sharding=strategy.sharding, state=problem.state, software=problem.software,
+                stays_gathered=_stays_gathered(book, strategy),
+                num_microbatches=num_microbatches,
+            ),
+        )  # fmt: skip
     return book.memory_parts[key]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.item_costs import GradientKey, ItemCosts
+from planner.item_memory import ItemMemory, item_memory
 from planner.strategy import Recompute
 
 Floats = NDArray[np.float64]
@@ -43,6 +44,8 @@ class StageCosts:
     recomputed_flops: Mapping[Recompute, float]
     largest_item_parameters: Floats
     """Elements of the largest item of each stage: what sharded data parallelism gathers [1]."""
+    items: ItemMemory | None = None
+    """What each item keeps and needs in backward; left out where no memory is asked for."""
 
     @property
     def num_stages(self) -> int:
@@ -64,6 +67,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         return np.maximum.reduceat(values, starts)
 
     again = items.is_recomputed
+    memory = item_memory(items, starts)
     extra_compute: dict[Recompute, Floats] = {
         "none": np.zeros(len(starts)),
         "selective": add(items.selective_s),
@@ -93,18 +97,9 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         backward_compute_s=backward_compute,
         forward_comm_s=forward_comm,
         backward_comm_s=backward_comm,
-        saved_bytes={
-            "none": add(items.saved_bytes),
-            "selective": add(items.selective_saved_bytes),
-            "full": add(np.where(again > 0, items.boundary_bytes, items.saved_bytes)),
-        },
-        transient_bytes={
-            "none": largest(items.workspace_bytes),
-            "selective": largest(
-                items.workspace_bytes + items.saved_bytes - items.selective_saved_bytes
-            ),
-            "full": largest(items.workspace_bytes + items.saved_bytes * again),
-        },
+        saved_bytes={mode: add(values) for mode, values in memory.saved.items()},
+        transient_bytes={mode: largest(values) for mode, values in memory.transient.items()},
+        items=memory,
         entry_bytes=items.boundary_bytes[starts],
         parameters=_parameters(items, starts),
         tied_parameters=_tied(items, starts),

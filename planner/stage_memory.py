@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceKind
 from hardware_profiles.software import SoftwareProfile
+from planner.gathered_memory import gathered_of_items, gathered_of_stage
 from planner.gradient_sync import shard_group
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
@@ -26,9 +27,7 @@ MEMORY_TERMS = (
     "fixed",
     "allocator",
 )
-GATHERED_UNITS = 2
-"""Units whose weights are whole at once under sharded parameters: the one in use and the one
-prefetched (torch FSDP2's default)."""
+_BUCKETS_IN_TURN = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,21 +54,21 @@ def state_memory(
     mesh: MeshShape,
     sharding: Sharding,
     state: StateBytes,
+    software: SoftwareProfile,
     keeps_whole_gradients: bool,
 ) -> dict[str, Floats]:
-    """Return weights, gradients, optimizer state and gathered units per pipeline rank [B].
+    """Return weights, gradients and optimizer state per pipeline rank [B].
 
     ``keeps_whole_gradients`` says that sharded gradients are nonetheless accumulated whole: torch
-    pipelining reduces once per step, and what a backward gathered stays whole until the next
-    forward reshards it (``set_reshard_after_backward(False)`` in
-    ``torch.distributed.pipelining.stage``), so that a rank comes to hold all its weights.
+    pipelining reduces once per step.
     """
     zero = np.zeros(stages.num_stages)
     weights, gradients, optimizer = zero.copy(), zero.copy(), zero.copy()
     for key, elements in stages.parameters.items():
         kept = sharded_state_bytes(
-            state, sharding=sharding, shard_size=shard_group(key, mesh).num_ranks
-        )
+            state, sharding=sharding, shard_size=shard_group(key, mesh).num_ranks,
+            fully_shards=software.fully_shards,
+        )  # fmt: skip
         weights += elements * kept[0]
         gradients += elements * (state.gradients if keeps_whole_gradients else kept[1])
         optimizer += elements * kept[2]
@@ -77,57 +76,147 @@ def state_memory(
         "parameters": per_rank_sum(weights, mesh.pp),
         "gradients": per_rank_sum(gradients, mesh.pp),
         "optimizer": per_rank_sum(optimizer, mesh.pp),
-        "gathered_parameters": _gathered_bytes(
-            stages, mesh=mesh, sharding=sharding, state=state, stays=keeps_whole_gradients
-        ),
     }
 
 
-def _gathered_bytes(
-    stages: StageCosts, *, mesh: MeshShape, sharding: Sharding, state: StateBytes, stays: bool
-) -> Floats:
-    """Return weights and gradients that are whole beside their shards per pipeline rank [B].
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """What decides which gradients and gathered weights are there when activations peak."""
 
-    A unit's gradient is whole until its reduce-scatter is through, under sharded gradients, too.
-    """
-    if sharding in ("none", "optimizer") or (stays and sharding == "gradients"):
-        return np.zeros(mesh.pp)
-    if stays:
-        return per_rank_sum(stages.total_parameters() * state.gathered, mesh.pp)
-    units = np.minimum(GATHERED_UNITS * stages.largest_item_parameters, stages.total_parameters())
-    weights = state.gathered if sharding == "parameters" else 0.0
-    return per_rank_max(units * (weights + state.gradients), mesh.pp)
+    sharding: Sharding
+    state: StateBytes
+    software: SoftwareProfile
+    stays_gathered: bool
+    """Torch pipelining reshards a stage's units only in their next forward."""
+    num_microbatches: int
 
 
-def activation_memory(
+def step_memory(
     stages: StageCosts,
+    state_terms: Mapping[str, Floats],
     *,
-    pipeline_size: int,
+    mesh: MeshShape,
     recompute: Recompute,
     in_flight: Floats,
-    is_training: bool,
+    moment: Moment,
 ) -> dict[str, Floats]:
-    """Return saved activations and the largest transient per pipeline rank [B].
+    """Return gradients, gathered weights, activations and workspace at the peak of a training step.
+
+    The step peaks in the backward pass of some item: all microbatches in flight, of the one at hand
+    what the items up to this one keep, what this item needs, its gathered weights; and where
+    gradients are made anew in each step and no backward pass is through yet, those of the items
+    behind it. Or it peaks in the update, when all gradients are there and no activations.
 
     Parameters
     ----------
     stages : StageCosts
         Costs per virtual stage.
-    pipeline_size : int
-        Pipeline ranks.
+    state_terms : mapping
+        Terms of :func:`state_memory` [B].
+    mesh : MeshShape
+        Sizes of the axes.
     recompute : str
         What is recomputed.
     in_flight : array of float
-        Peak number of (microbatch, virtual stage) pairs alive per pipeline rank [1].
-    is_training : bool
-        Without a backward pass nothing is saved.
+        Microbatches alive at the peak, by (virtual stage of the rank, rank) [1].
+    moment : Moment
+        Sharding, precision recipe, software.
     """
-    transient = per_rank_max(stages.transient_bytes[recompute], pipeline_size)
-    if not is_training:
-        return {"activations": np.zeros(pipeline_size), "workspace": transient}
-    chunks = stages.num_stages // pipeline_size
-    per_chunk = per_rank_sum(stages.saved_bytes[recompute], pipeline_size) / chunks
-    return {"activations": per_chunk * in_flight, "workspace": transient}
+    items = stages.items
+    if items is None:
+        raise ValueError("stage costs without items have no memory")
+    pp, stage = mesh.pp, items.stage_of
+    is_late = _makes_gradients_late(mesh, in_flight, moment)
+    elements = np.maximum(per_rank_sum(stages.total_parameters(), pp), 1.0)
+    late_bytes = np.where(is_late, state_terms["gradients"] / elements, 0.0)[stage % pp]
+    missing = late_bytes * (np.add.reduceat(items.parameters, items.starts)[stage]
+                            - items.parameters_after())  # fmt: skip
+    whole_here = moment.sharding == "none"
+    needs = np.where(
+        is_late[stage % pp] & whole_here, items.lazy[recompute], items.transient[recompute]
+    )
+    gathered = gathered_of_items(
+        items, sharding=moment.sharding, state=moment.state, software=moment.software,
+        stays=moment.stays_gathered,
+    )  # fmt: skip
+    so_far = items.saved_so_far(recompute)
+    worst = _worst_item(so_far + needs + gathered - missing, items.starts)
+    kept = _edges(stages, mesh=mesh, software=moment.software)
+    kept += np.add.reduceat(items.saved[recompute], items.starts)
+    held = per_rank_sum(kept * in_flight.ravel(), pp)
+    # the microbatch that runs backward keeps only what stands before the item
+    partly = so_far[worst] - np.add.reduceat(items.saved[recompute], items.starts)
+    beside = needs[worst] + gathered[worst] - missing[worst]
+    chunk = _worst_chunk(partly + beside, pp)
+    at = worst[chunk]
+    gathered_whole = gathered_of_stage(
+        stages, mesh=mesh, sharding=moment.sharding, state=moment.state,
+        software=moment.software, stays=moment.stays_gathered,
+    )  # fmt: skip
+    backward = {
+        "gradients": state_terms["gradients"] - missing[at],
+        "gathered_parameters": gathered_whole + gathered[at],
+        "activations": held + partly[chunk],
+        "workspace": needs[at],
+    }
+    shards = state_terms["optimizer"] / max(moment.state.optimizer, 1.0)
+    zero = np.zeros(pp)
+    update = {
+        "gradients": state_terms["gradients"],
+        "gathered_parameters": zero,
+        "activations": zero,
+        "workspace": moment.software.optimizer_temporary_bytes * shards,
+    }
+    is_update = sum(update.values(), zero) > sum(backward.values(), zero)
+    return {term: np.where(is_update, update[term], backward[term]) for term in backward}
+
+
+def _makes_gradients_late(mesh: MeshShape, in_flight: Floats, moment: Moment) -> NDArray[np.bool_]:
+    """Return per rank whether activations peak before any gradient of the step is there."""
+    software = moment.software
+    has_views = (
+        software.gradient_buckets == "views" and mesh.dp * mesh.cp > 1
+        and moment.sharding == "none"
+    )  # fmt: skip
+    chunks = in_flight.shape[0]
+    is_first: NDArray[np.bool_] = in_flight.sum(axis=0) >= moment.num_microbatches * chunks
+    return is_first & (software.frees_gradients and not has_views)
+
+
+def _edges(stages: StageCosts, *, mesh: MeshShape, software: SoftwareProfile) -> Floats:
+    """Return what arrives from the stage before, less what is handed on and not kept [B].
+
+    A tensor is counted by its producer. Torch's stages hold what arrives and what they hand on;
+    Megatron-LM frees the latter (``deallocate_output_tensor``).
+    """
+    extra = np.zeros(stages.num_stages)
+    if mesh.pp > 1:
+        extra[1:] += stages.entry_bytes[1:]
+        if not software.keeps_output:
+            extra[:-1] -= stages.entry_bytes[1:]
+    return extra
+
+
+def _worst_item(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the item with the largest value of each stage, the first of equal ones."""
+    largest = np.maximum.reduceat(values, starts)
+    sizes = np.diff(starts, append=len(values))
+    hits = np.flatnonzero(values >= np.repeat(largest, sizes))
+    first: NDArray[np.int64] = hits[np.searchsorted(hits, starts)]
+    return first
+
+
+def _worst_chunk(values: Floats, pipeline_size: int) -> NDArray[np.int64]:
+    """Return the virtual stage with the largest value of each pipeline rank."""
+    chunk = values.reshape(-1, pipeline_size).argmax(axis=0)
+    return chunk * pipeline_size + np.arange(pipeline_size)
+
+
+def inference_memory(stages: StageCosts, *, pipeline_size: int) -> dict[str, Floats]:
+    """Return activations and workspace without a backward pass: nothing is kept [B]."""
+    zero = np.zeros(pipeline_size)
+    transient = per_rank_max(stages.transient_bytes["none"], pipeline_size)
+    return {"gathered_parameters": zero, "activations": zero, "workspace": transient}
 
 
 def overhead_memory(
@@ -135,15 +224,20 @@ def overhead_memory(
     *,
     stages: StageCosts,
     mesh: MeshShape,
+    sharding: Sharding,
     software: SoftwareProfile,
     device_kind: DeviceKind,
+    gradient_bytes: float,
 ) -> dict[str, Floats]:
     """Return communication buffers, the fixed part and fragmentation per pipeline rank [B]."""
     has_context = device_kind != "fpga"
-    communicates = mesh.dp * mesh.cp > 1
-    buckets = np.full(mesh.pp, 2.0 * software.gradient_bucket_bytes if communicates else 0.0)
-    total = per_rank_sum(stages.total_parameters(), mesh.pp) * 4.0
-    buckets = np.minimum(buckets, total)
+    buckets = np.zeros(mesh.pp)
+    if mesh.dp * mesh.cp > 1 and gradient_bytes > 0:
+        whole = per_rank_sum(stages.total_parameters(), mesh.pp) * gradient_bytes
+        if software.gradient_buckets == "two":
+            buckets = np.minimum(_BUCKETS_IN_TURN * software.gradient_bucket_bytes, whole)
+        elif software.gradient_buckets == "copies" and sharding == "none":
+            buckets = whole
     if mesh.pp > 1:
         buckets = buckets + 2.0 * per_rank_max(stages.entry_bytes, mesh.pp)
     moving = terms["activations"] + terms["workspace"] + terms["gathered_parameters"]

@@ -21,6 +21,9 @@ class StateBytes:
     """Moments and, in mixed precision with master weights, the fp32 copy."""
     gathered: float
     """One gathered weight under sharded data parallelism."""
+    cast: float = 0.0
+    """A 16-bit copy of a weight that lives from its forward to its backward pass: what autocast
+    casts, where weights are fp32 and not gathered."""
 
     @property
     def total(self) -> float:
@@ -34,7 +37,7 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
     With master weights a mixed-precision parameter costs 2 B, its gradient 2 or 4 B, the fp32 copy
     4 B and the moments 8 B for Adam: 16 or 18 B (ZeRO, arXiv:1910.02054, section 3.1; Megatron-LM
     keeps fp32 gradients). Without master weights (torch autocast, FSDP2 mixed precision) weights,
-    gradients and moments stay in fp32: 16 B, and the 16-bit copy is transient.
+    gradients and moments stay in fp32: 16 B, and the 16-bit copy lives while a step needs it.
 
     Examples
     --------
@@ -51,7 +54,7 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
         return StateBytes(parameters=item, gradients=item, optimizer=moments, gathered=item)
     if not software.master_weights:
         return StateBytes(
-            parameters=FP32_BYTES, gradients=FP32_BYTES, optimizer=moments, gathered=item
+            parameters=FP32_BYTES, gradients=FP32_BYTES, optimizer=moments, gathered=item, cast=item
         )
     gradient = FP32_BYTES if software.gradient_precision == "fp32" else item
     return StateBytes(
@@ -60,12 +63,13 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
 
 
 def sharded_state_bytes(
-    state: StateBytes, *, sharding: Sharding, shard_size: int
+    state: StateBytes, *, sharding: Sharding, shard_size: int, fully_shards: bool = False
 ) -> tuple[float, float, float]:
     """Return (weights, gradients, optimizer) bytes per parameter on one rank.
 
     ZeRO-1, 2 and 3 (arXiv:1910.02054, section 5) shard the optimizer, then also gradients, then
-    also weights over ``shard_size`` ranks.
+    also weights over ``shard_size`` ranks. Where ``fully_shards``, weights are shards in all three
+    (torch's ``fully_shard`` without resharding), and gathered for the step.
 
     Examples
     --------
@@ -82,6 +86,6 @@ def sharded_state_bytes(
         optimizer = optimizer / shard_size
     if sharding in ("gradients", "parameters"):
         gradients = gradients / shard_size
-    if sharding == "parameters":
+    if sharding == "parameters" or (fully_shards and sharding != "none"):
         weights = weights / shard_size
     return weights, gradients, optimizer

@@ -22,10 +22,11 @@ from planner.layouts.terms import Axis, CollectiveUse
 from planner.layouts.work import (
     Cut,
     backward_work,
-    endpoint_bytes,
     forward_work,
     kept_terms,
     local_elements,
+    own_copies_bytes,
+    read_bytes,
     score_bytes,
     term_bytes,
     total_flops,
@@ -88,9 +89,19 @@ class OperatorCost:
     """Kept of an output that is a partial sum: divided once its state is a shard [B]."""
     score_bytes: float
     workspace_bytes: float
+    """Copies of its own that the operator makes while it runs [B]."""
+    read_bytes: tuple[tuple[str, float], ...]
+    """Activations it reads, as it reads them [B]."""
+    weight_gradient_bytes: float
+    """A weight's gradient before it is added to its place [B]."""
     parameters: tuple[ParameterShare, ...]
     uses: tuple[CollectiveUse, ...]
     """Collectives of the operator itself: row statistics, keys and values over context ranks."""
+
+    @property
+    def num_parameters(self) -> float:
+        """Elements of its parameters on one rank [1]."""
+        return sum(share.num_parameters for share in self.parameters)
 
 
 _SETTINGS: OrderedDict[tuple[Any, ...], Setting] = OrderedDict()
@@ -219,7 +230,7 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
     if operator.kind == "attention":
         backward_flops = min(backward_flops, _MODEL_BACKWARD * forward_flops)
     saved_bytes, partial_bytes = _saved(setting, name, choice) if is_training else (0.0, 0.0)
-    inputs, outputs, _ = endpoint_bytes(operator, cut)
+    parameters = _parameters(setting, name, choice)
     is_core = is_training and operator.kind == "attention"
     return OperatorCost(
         forward_s=forward_s,
@@ -233,8 +244,14 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         saved_bytes=saved_bytes,
         partial_saved_bytes=partial_bytes,
         score_bytes=score_bytes(operator, cut) if is_training else 0.0,
-        workspace_bytes=(2 if operator.kind == "loss" else 1) * inputs + outputs,
-        parameters=_parameters(setting, name, choice),
+        workspace_bytes=own_copies_bytes(operator, cut),
+        read_bytes=read_bytes(operator, cut),
+        weight_gradient_bytes=(
+            sum(share.num_parameters for share in parameters) * setting.workload.compute_bytes
+            if is_training and software.gradient_accumulation_bytes > 0
+            else 0.0
+        ),
+        parameters=parameters,
         uses=(*_statistics(setting, name, choice), *_key_exchange(setting, name, choice)),
     )
 

@@ -7,7 +7,13 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import StrategyError
 from planner.graph import ModelGraph, Unit
-from planner.layouts.costs import OperatorCost, Setting, operator_cost, whole_bytes
+from planner.layouts.costs import (
+    OperatorCost,
+    Setting,
+    gradient_item_bytes,
+    operator_cost,
+    whole_bytes,
+)
 from planner.layouts.exchanges import (
     Exchange,
     cheapest_states,
@@ -20,9 +26,11 @@ from planner.layouts.exchanges import (
     reader_exchange,
 )
 from planner.layouts.flows import Flow, TensorState, tensor_flows
+from planner.layouts.kept import kept_bytes
+from planner.layouts.liveness import Transients, backward_transients, held_bytes
 from planner.layouts.problem import shared_parameters
-from planner.layouts.reshard import PARTIAL, shard_label
-from planner.layouts.sizes import divided_sizes, flat_labels, item_bytes, num_elements
+from planner.layouts.reshard import PARTIAL
+from planner.layouts.sizes import divided_sizes
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import Axis, CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.workload import Workload
@@ -150,11 +158,18 @@ def _terms(
     setting: Setting, unit: Unit, layout: LayoutSolution, states: dict[str, TensorState]
 ) -> UnitTerms:
     costs = {name: operator_cost(setting, name, layout.choices[name]) for name in unit.operators}
-    saved = sum(
-        cost.saved_bytes + _partial_saved(setting, name, cost, states)
-        for name, cost in costs.items()
-    )
+    kept = kept_bytes(setting, unit, layout, costs, states)
+    saved = sum(kept.values())
     scores = sum(cost.score_bytes for cost in costs.values())
+    boundary_bytes = _boundary_bytes(setting, unit, states)
+    if setting.workload.is_training:
+        transients = backward_transients(
+            setting, unit, costs=costs, kept=kept, states=states,
+            gradient_bytes=gradient_item_bytes(setting),
+        )  # fmt: skip
+    else:
+        largest = max((cost.workspace_bytes for cost in costs.values()), default=0.0)
+        transients = Transients.always(largest + boundary_bytes)
     return UnitTerms(
         unit=unit.name,
         forward_s=sum(cost.forward_s for cost in costs.values()),
@@ -169,22 +184,13 @@ def _terms(
         selective_recompute_flops=sum(cost.recompute_flops for cost in costs.values()),
         saved_bytes=saved + scores,
         selective_saved_bytes=saved,
-        boundary_bytes=_boundary_bytes(setting, unit, states),
-        workspace_bytes=max((cost.workspace_bytes for cost in costs.values()), default=0.0),
+        boundary_bytes=boundary_bytes,
+        workspace_bytes=transients.plain,
+        selective_workspace_bytes=transients.selective,
+        lazy_workspace_bytes=transients.lazy,
+        lazy_selective_workspace_bytes=transients.lazy_selective,
         tied_parameters=_tied_parameters(setting, unit, states),
     )
-
-
-def _partial_saved(
-    setting: Setting, name: str, cost: OperatorCost, states: dict[str, TensorState]
-) -> float:
-    if cost.partial_saved_bytes == 0:
-        return 0.0
-    outputs = setting.graph.operator(name).outputs
-    is_cut = any(
-        shard_label(states[tensor].value) is not None for tensor in outputs if tensor in states
-    )
-    return cost.partial_saved_bytes / setting.mesh.tp if is_cut else cost.partial_saved_bytes
 
 
 def _uses(
@@ -287,15 +293,7 @@ def _tied_parameters(setting: Setting, unit: Unit, states: dict[str, TensorState
 
 def _boundary_bytes(setting: Setting, unit: Unit, states: dict[str, TensorState]) -> float:
     """Return activations that enter the unit, as one rank holds them [B]."""
-    graph = setting.graph
-    total = 0.0
-    for tensor in _entering(graph, unit):
-        item = item_bytes(graph.tensors[tensor].dtype, setting.workload)
-        num_bytes = num_elements(flat_labels(graph.tensors[tensor].dims), setting.sizes) * item
-        state = states.get(tensor)
-        is_cut = state is not None and shard_label(state.value) is not None
-        total += num_bytes / setting.mesh.tp if is_cut else num_bytes
-    return total
+    return sum(held_bytes(setting, name, states) for name in _entering(setting.graph, unit))
 
 
 @lru_cache(maxsize=1024)

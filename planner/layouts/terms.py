@@ -69,7 +69,13 @@ class UnitTerms:
     boundary_bytes: float
     """Carried tensors at the entry: kept under full recomputation, sent between stages [B]."""
     workspace_bytes: float
-    """Largest transient beside saved tensors (logits and their gradient, gathered input) [B]."""
+    """Most that is alive in backward beside ``saved_bytes``, copies and gradients on their way [B].
+    In inference the most that is alive at once."""
+    selective_workspace_bytes: float = 0.0
+    """The same beside ``selective_saved_bytes`` when attention cores are recomputed [B]."""
+    lazy_workspace_bytes: float = 0.0
+    """As ``workspace_bytes``, with the gradients of the unit's own parameters made so far [B]."""
+    lazy_selective_workspace_bytes: float = 0.0
     forward_calls: float = 0.0
     """Kernels that the host launches for the forward pass [1]."""
     backward_calls: float = 0.0

@@ -2,7 +2,12 @@
 
 import pytest
 
+from hardware_profiles import load_software
+from planner.gathered_memory import gathered_of_items
+from planner.state_memory import StateBytes
 from tests.planner.problems import evaluated, problem_of
+
+BF16 = StateBytes(parameters=4, gradients=4, optimizer=8, gathered=2, cast=2)
 
 
 def test_pipelined_ranks_come_to_hold_all_gathered_weights() -> None:
@@ -21,11 +26,17 @@ def test_virtual_stages_of_a_rank_are_all_gathered() -> None:
     assert evaluation.memory.terms["gathered_parameters"] == pytest.approx(whole)
 
 
-def test_without_pipeline_two_units_are_gathered() -> None:
+def test_without_pipeline_a_unit_its_neighbours_weights_and_gradients_are_whole() -> None:
     evaluation = evaluated(problem_of(), "dp=8,microbatch=2,sharding=parameters")
-    largest = evaluation.stages.largest_item_parameters
-    # bf16 weights and fp32 gradients
-    assert evaluation.memory.terms["gathered_parameters"] == pytest.approx(2 * largest * (2 + 4))
+    items = evaluation.stages.items
+    assert items is not None
+    block = items.parameters[5]
+    gathered = gathered_of_items(
+        items, sharding="parameters", state=BF16, software=load_software("eager"), stays=False
+    )
+    # two blocks in bf16, one block's gradients in bf16, the next one's in fp32
+    assert gathered[5] == block * (2 + 2 + 2 + 4)
+    assert gathered[0] == items.parameters[0] * (2 + 2) + block * 4
 
 
 @pytest.mark.parametrize("sharding", ["optimizer", "parameters"])
@@ -40,6 +51,9 @@ def test_weights_whole_on_tensor_ranks_are_sharded_over_data_ranks_only(sharding
 
 
 def test_sharded_gradients_are_whole_until_they_are_reduced() -> None:
-    evaluation = evaluated(problem_of(), "dp=8,microbatch=2,sharding=gradients")
-    largest = evaluation.stages.largest_item_parameters
-    assert evaluation.memory.terms["gathered_parameters"] == pytest.approx(2 * largest * 4)
+    items = evaluated(problem_of(), "dp=8,microbatch=2,sharding=gradients").stages.items
+    assert items is not None
+    gathered = gathered_of_items(
+        items, sharding="gradients", state=BF16, software=load_software("eager"), stays=False
+    )
+    assert gathered[5] == items.parameters[5] * (2 + 4)
