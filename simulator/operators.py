@@ -6,13 +6,12 @@ from hardware_profiles.device import DeviceProfile
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.software import SoftwareProfile
 from simulator.operator_attention import fused_attention_time, kernel_of
+from simulator.operator_convolutions import convolution_time
 from simulator.operator_products import tiled_product_time
 from simulator.work import Work
 
 OperatorBound = Literal["compute", "memory", "launch"]
 
-_FAST_FILTER_AREA = 9
-"""Smallest filter (3x3) for which Winograd or FFT algorithms exist in cuDNN [1]."""
 _OVERLAP = 2.5
 """Exponent by which arithmetic and traffic of a product overlap: 1 is their sum, infinity the
 longer of the two; on the product tables of A100 and H100 1.5 to 6 fit best
@@ -152,7 +151,5 @@ def _product_time(work: Work, device: DeviceProfile) -> float:
     if not work.aligned:
         rate *= shape.misaligned_share
     if work.kind == "convolution":
-        rate *= device.convolution_share
-        if work.precision == "fp32" and work.filter_area >= _FAST_FILTER_AREA:
-            rate *= device.convolution_gain
+        return convolution_time(work, device=device, rate_flops_per_s=rate)
     return tiled_product_time(work, device=device, rate_flops_per_s=rate)

@@ -92,8 +92,31 @@ def test_convolution_gain_needs_fp32_and_a_filter_of_nine(toy_device, toy_softwa
             replace(work, filter_area=area), device=toy_device, software=toy_software
         )
 
-    assert time_s("fp32", 1) == pytest.approx(2 * time_s("fp32", 9), rel=1e-3)
+    shape = toy_device.matmul
+    rate = toy_device.peak_flops_per_s["fp32"] * shape.sustained_efficiency
+    transforms = 1 + 15 * (1 / 256 + 1 / 256)
+    fast_s = 2 * 50_000 * 256 * 2304 / (rate * toy_device.convolution_gain) * transforms
+    assert time_s("fp32", 1) > 1.5 * time_s("fp32", 9)
+    assert time_s("fp32", 9) == pytest.approx(fast_s, rel=1e-3)
     assert time_s("bf16", 1) == time_s("bf16", 9)
+
+
+def test_fast_convolutions_gain_more_with_more_channels(ideal_device, free_software):
+    def rate(channels):
+        work = product(100_000, channels, 9 * channels, kind="convolution", traffic=1e-9)
+        work = replace(work, precision="fp32", filter_area=9)
+        return work.num_flops / operator_time(work, device=ideal_device, software=free_software)
+
+    assert rate(64) < rate(128) < rate(256) < rate(512)
+    assert rate(256) / rate(64) == pytest.approx((1 + 15 / 32) / (1 + 15 / 128), rel=1e-3)
+
+
+def test_gradients_of_weights_are_slower_than_those_of_inputs(ideal_device, free_software):
+    forward = product(8192, 8192, 8192, kind="convolution", traffic=1e-9)
+    machine = {"device": ideal_device, "software": free_software}
+    inputs = operator_time(replace(forward, backward=True), **machine)
+    weights = operator_time(replace(forward, backward=True, weight_gradient=True), **machine)
+    assert operator_time(forward, **machine) < inputs < weights
 
 
 def test_attention_efficiencies_forward_and_backward(ideal_device, free_software):
