@@ -188,7 +188,12 @@ def validate(
     family: Annotated[
         str | None, typer.Option(help="One family alone: gpu-transformer, tpu, ...")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes to share the cases among.")] = 2,
+    cases: Annotated[
+        Path | None, typer.Option(help="Folder of case files in place of the shipped ones.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes to share the cases among.")
+    ] = None,
     summary: Annotated[bool, typer.Option("--summary", help="No line per case.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write one row per case to this file.")] = None,
     write_docs: Annotated[
@@ -200,8 +205,8 @@ def validate(
     from paraplan.verbs_validate import validate_verb
 
     validate_verb(
-        group=group, family=family, jobs=jobs, as_json=json, summary_only=summary, csv_file=csv,
-        write_docs=write_docs,
+        group=group, family=family, folder=cases, jobs=jobs, as_json=json, summary_only=summary,
+        csv_file=csv, write_docs=write_docs,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ Answer = tuple[int, Predicted | None, str]
 
 
 def predict_groups(
-    groups: Sequence[CaseGroup], *, jobs: int = 1, progress: Progress | None = None
+    groups: Sequence[CaseGroup], *, jobs: int | None = None, progress: Progress | None = None
 ) -> tuple[Outcome, ...]:
     """Return predictions of all cases, in the order of the files.
 
@@ -41,8 +41,8 @@ def predict_groups(
     ----------
     groups : sequence of CaseGroup
         What to predict.
-    jobs : int
-        Processes to share the cases among [1].
+    jobs : int, optional
+        Processes to share the cases among; one per processor by default [1].
     progress : callable, optional
         Called as ``progress(what, done, total)``.
     """
@@ -82,8 +82,8 @@ def _problem_words(case: ValidationCase) -> tuple[str, ...]:
     return (model, length, *(f"{key}={value}" for key, value in sorted(words.items())))
 
 
-def _answers(chunks: list[list[Numbered]], *, jobs: int) -> Iterable[list[Answer]]:
-    workers = min(jobs, num_workers(len(chunks)))
+def _answers(chunks: list[list[Numbered]], *, jobs: int | None) -> Iterable[list[Answer]]:
+    workers = num_workers(min(jobs or len(chunks), len(chunks)))
     if workers <= 1:
         yield from map(_predict_chunk, chunks)
         return

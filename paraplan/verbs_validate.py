@@ -25,17 +25,18 @@ def validate_verb(
     *,
     group: str | None,
     family: str | None,
-    jobs: int,
+    folder: Path | None,
+    jobs: int | None,
     as_json: bool,
     summary_only: bool,
     csv_file: Path | None,
     write_docs: bool,
 ) -> None:
     """Print published results, predicted beside measured; fail where a tolerance is missed."""
-    is_whole = group is None and family is None
+    is_whole = group is None and family is None and folder is None
     if write_docs:
         _check_docs(is_whole=is_whole)
-    groups = load_groups(group=group, family=family)
+    groups = load_groups(folder, group=group, family=family)
     with progress_bar(quiet=as_json) as progress:
         outcomes = predict_groups(groups, jobs=jobs, progress=progress)
     results = results_of(outcomes, shipped=None if is_whole else shipped_table())
@@ -56,7 +57,7 @@ def validate_verb(
 def _check_docs(*, is_whole: bool) -> None:
     if not is_whole:
         raise ValidationFileError(
-            "--write-docs with --group or --family would leave cases out; give it alone"
+            "--write-docs is for all shipped cases; leave --group, --family and --cases out"
         )
     check_checkout(Path())
 

@@ -51,7 +51,7 @@ def load_groups(
 
     Parameters
     ----------
-    folder : Traversable, optional
+    folder : Traversable or Path, optional
         Where the files are; the shipped ones by default.
     group : str, optional
         Read this group alone.
@@ -63,12 +63,7 @@ def load_groups(
     CaseFileError
         If a file is malformed, or no group is left; one line names file, case and key.
     """
-    folder = folder or case_folder()
-    entries = {
-        entry.name.removesuffix(".toml"): entry
-        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
-        if entry.name.endswith(".toml")
-    }
+    entries = _entries(folder or case_folder())
     if group is not None and group not in entries:
         raise CaseFileError(f"--group is '{group}'; expected one of {', '.join(entries)}")
     if family is not None and family not in get_args(Family):
@@ -82,6 +77,22 @@ def load_groups(
         asked = f"group '{group}' and family '{family}'" if group else f"family '{family}'"
         raise CaseFileError(f"no validation case is of {asked}; leave one of them out")
     return kept
+
+
+def _entries(folder: Traversable) -> dict[str, Traversable]:
+    """Return the case files of a folder by name."""
+    found = (
+        {
+            entry.name.removesuffix(".toml"): entry
+            for entry in sorted(folder.iterdir(), key=lambda item: item.name)
+            if entry.name.endswith(".toml")
+        }
+        if folder.is_dir()
+        else {}
+    )
+    if not found:
+        raise CaseFileError(f"{folder}: no folder with case files; expected files *.toml in it")
+    return found
 
 
 def read_group(text: str, *, name: str) -> CaseGroup:

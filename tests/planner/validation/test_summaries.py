@@ -1,0 +1,142 @@
+"""Errors, ranks and confusion tables against hand counts and scipy."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from planner.validation.results import results_of
+from planner.validation.summaries import (
+    fit_table,
+    kendall_tau,
+    memory_error,
+    summarise,
+    summarise_sweeps,
+)
+from tests.planner.validation.outcomes import GIB, group_of, outcome, setting
+
+
+def test_errors_by_hand() -> None:
+    cases = [
+        outcome("a", predicted=1.04),
+        outcome("b", predicted=0.92),
+        outcome("c", predicted=1.3),
+        outcome("d", predicted=None),
+        outcome("e", published=None, fits=True),
+    ]
+    found = summarise(cases)
+    assert found is not None
+    assert found.number == 3
+    assert found.mean_absolute_error == pytest.approx((0.04 + 0.08 + 0.30) / 3)
+    assert found.bias == pytest.approx((0.04 - 0.08 + 0.30) / 3)
+    assert (found.worst, found.worst_name) == (pytest.approx(0.30), "paper:c")
+    assert found.within == pytest.approx((1 / 3, 2 / 3, 2 / 3))
+    assert summarise([outcome(predicted=None)]) is None
+
+
+def test_memory_is_a_measure_of_its_own() -> None:
+    found = summarise(
+        [outcome(memory_bytes=50 * GIB, memory_kind="device", used=0.5)], measure=memory_error
+    )
+    assert found is not None
+    assert found.bias == pytest.approx(40 / 50 - 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=12).filter(
+        lambda pairs: len({p for p, _ in pairs}) > 1 and len({m for _, m in pairs}) > 1
+    )
+)
+def test_kendall_tau_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    predicted, measured = ([float(v) for v in column] for column in zip(*pairs, strict=True))
+    expected = kendalltau(predicted, measured).statistic
+    assert kendall_tau(predicted, measured) == pytest.approx(expected)
+
+
+def test_the_regret_is_what_our_pick_costs() -> None:
+    cases = [
+        outcome("best", published=1.0, predicted=1.2, sweep="s"),
+        outcome("pick", published=1.1, predicted=0.9, sweep="s"),
+        outcome("slow", published=2.0, predicted=2.5, sweep="s"),
+        outcome("alone", sweep="t"),
+        outcome("in no sweep"),
+    ]
+    (sweep,) = summarise_sweeps(cases)
+    assert (sweep.sweep, sweep.number, sweep.pick, sweep.best) == ("s", 3, "pick", "best")
+    assert sweep.regret == pytest.approx(0.1)
+    assert sweep.kendall_tau == pytest.approx(1 / 3)
+
+
+def test_a_pick_must_fit_and_must_have_run() -> None:
+    ran = [outcome("a", published=1.0, predicted=1.0, sweep="s"),
+           outcome("b", published=1.5, predicted=1.1, sweep="s")]  # fmt: skip
+    too_large = outcome("c", published=0.8, predicted=0.7, used=1.2, sweep="s")
+    (sweep,) = summarise_sweeps([*ran, too_large])
+    assert (sweep.pick, sweep.best) == ("a", "c")
+    failed = outcome("d", published=None, fits=False, predicted=0.5, sweep="s")
+    (sweep,) = summarise_sweeps([*ran, failed])
+    assert sweep.pick == "d"
+    assert math.isinf(sweep.regret)
+
+
+def test_the_confusion_table_counts_runs_with_a_step_time_as_fitting() -> None:
+    found = fit_table(
+        [outcome(), outcome(used=1.1), outcome(published=None, fits=False),
+         outcome(published=None, fits=False, used=1.1), outcome(published=None, fits=False, used=2),
+         outcome(predicted=None)]
+    )  # fmt: skip
+    assert (found.true_fits, found.false_overflows) == (1, 1)
+    assert (found.false_fits, found.true_overflows) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failure"),
+    [
+        ({"predicted": 1.09}, ""),
+        ({"predicted": 1.11}, "step time +11.0%, tolerated 10%"),
+        ({"predicted": 0.85}, "step time -15.0%, tolerated 10%"),
+        ({"predicted": 1.5, "role": "calibrate"}, "step time +50.0%, tolerated 10%"),
+        ({"predicted": 1.5, "is_complete": False}, ""),
+        ({"predicted": None, "is_complete": False}, "no prediction: it cannot be"),
+        ({"published": None, "fits": False, "used": 0.95}, ""),
+        ({"published": None, "fits": False, "used": 0.85}, "out of memory, predicted 85%"),
+        ({"published": None, "fits": True, "used": 1.05}, ""),
+        ({"published": None, "fits": True, "used": 1.2}, "fits, predicted 120%"),
+    ],
+)  # fmt: skip
+def test_what_leaves_its_tolerance(changes: dict[str, object], failure: str) -> None:
+    found = outcome(**changes).failure  # type: ignore[arg-type]
+    assert found.startswith(failure) if failure else found == ""
+
+
+def test_memory_is_judged_where_the_group_says_so() -> None:
+    sized = {"memory_bytes": 50 * GIB, "memory_kind": "device", "used": 0.5}
+    assert outcome(**sized).failure == ""  # type: ignore[arg-type]
+    strict = group_of(memory_tolerance=0.05)
+    assert outcome(group=strict, **sized).failure == "memory -20.0%, tolerated 5%"  # type: ignore[arg-type]
+
+
+def test_tables_keep_fitted_and_incomplete_cases_and_grids_apart() -> None:
+    grid = group_of("grid")
+    found = results_of(
+        [
+            outcome("a", predicted=1.05),
+            outcome("b", predicted=1.5, is_complete=False),
+            outcome("c", predicted=1.4, role="calibrate"),
+            outcome("d", group=grid, predicted=1.2, sweep="s"),
+            outcome("e", group=grid, predicted=1.3, published=1.2, sweep="s"),
+            outcome("f", predicted=1.0, at=setting(device_kind="fpga")),
+        ]
+    )
+    assert found.overall is not None
+    assert found.overall.number == 2
+    assert found.overall.mean_absolute_error == pytest.approx(0.025)
+    assert {row.name: row.steps and row.steps.number for row in found.families} == {
+        "gpu-transformer": 2, "gpu-transformer, grids": 2
+    }  # fmt: skip
+    assert [row.steps and row.steps.worst for row in found.incomplete] == [pytest.approx(0.5)]
+    assert [row.steps and row.steps.worst for row in found.calibrate] == [pytest.approx(0.4)]
+    assert found.worst[0].case.id == "d"
+    assert {o.case.id for o in found.failures} == {"c", "d"}
