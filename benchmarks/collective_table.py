@@ -4,7 +4,9 @@ import csv
 import re
 from dataclasses import dataclass
 from functools import cache
+from math import exp, log
 from pathlib import Path
+from statistics import median
 
 from hardware_profiles import load_cluster
 from simulator.collectives.selection import collective_candidates
@@ -209,3 +211,36 @@ def predicted_s(row, cluster):
     )
     times = [time_s for name, time_s in found if name.startswith(row.only)] if row.only else []
     return min(times or [time_s for _, time_s in found])
+
+
+def ratios(rows, make_cluster=cluster_of):
+    """Return row and predicted over measured time, per cell of system, nodes, ranks, collective."""
+    found, clusters = {}, {}
+    for row in rows:
+        name = (row.cluster_name, row.nodes)
+        if name not in clusters:
+            clusters[name] = make_cluster(*name)
+        ratio = predicted_s(row, clusters[name]) / row.time_s
+        found.setdefault(row.key, []).append((row, ratio))
+    return found
+
+
+def print_ratios(cells, *, before=None):
+    """Print every cell: median |error|, and the geometric mean of the ratio per size class."""
+    labels = [label for _, label in SIZES]
+    head = (
+        f"{'system':44} nodes ranks {'collective':15}" + ("before " if before else "") + " error |"
+    )
+    print(head + "".join(f"{label:>7}" for label in labels))
+    for key in sorted(cells):
+        columns = ([before[key]] if before else []) + [cells[key]]
+        errors = "".join(f"{median(abs(ratio - 1) for _, ratio in x):6.1%} " for x in columns)
+        classes = ""
+        for label in labels:
+            logs = [log(ratio) for row, ratio in cells[key] if row.size_class == label]
+            classes += f"{exp(sum(logs) / len(logs)):7.2f}" if logs else "      -"
+        row = cells[key][0][0]
+        flags = " peak" * row.is_peak + " framework" * row.is_framework
+        print(f"{key[0][:44]:44} {key[1]:5} {key[2]:5} {key[3]:15}{errors}|{classes}{flags}")
+    good = sum(median(abs(ratio - 1) for _, ratio in cell) <= 0.1 for cell in cells.values())
+    print(f"{good} of {len(cells)} cells have a median |error| of at most 10 %")

@@ -15,10 +15,9 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from math import exp, log
-from statistics import median
 
 from collective_links import FITS, write_link
-from collective_table import SIZES, cluster_of, predicted_s, read_table
+from collective_table import cluster_of, predicted_s, print_ratios, ratios, read_table
 
 from hardware_profiles.collective_costs import NCCL_COSTS, NCCL_NETWORK_COSTS
 
@@ -95,7 +94,7 @@ def distance(costs, start, paths):
     return total
 
 
-def moved(costs, path, step, start):
+def moved(costs, path, step, start, ranges):
     """Return the costs with one parameter a step away, within its range."""
     value, kind = get(costs, path), path.rpartition(".")[2]
     linear = next((LINEAR[name] for name in LINEAR if kind.startswith(name)), None)
@@ -103,11 +102,11 @@ def moved(costs, path, step, start):
         low, high = linear
         return put(costs, path, round(min(high, max(low, value + step)), 4))
     usual = get(start, path)
-    low, high = RANGES.get(path, (usual / 10, usual * 10))
+    low, high = ranges.get(path, (usual / 10, usual * 10))
     return put(costs, path, float(f"{min(high, max(low, value * exp(step))):.4g}"))
 
 
-def descend(costs, paths, cases, *, link, known, start, steps=STEPS, seed=0):
+def descend(costs, paths, cases, *, link, known, start, ranges, steps=STEPS, seed=0):
     """Return the costs that a pattern search from ``costs`` finds, and their loss."""
     order = random.Random(seed)
 
@@ -127,7 +126,7 @@ def descend(costs, paths, cases, *, link, known, start, steps=STEPS, seed=0):
             for move in moves:
                 trial = costs
                 for path, change in move:
-                    trial = moved(trial, path, change, start)
+                    trial = moved(trial, path, change, start, ranges)
                 found = objective(trial)
                 if found < best * (1 - 1e-4):
                     costs, best, improved = trial, found, True
@@ -155,6 +154,14 @@ def usual_costs(fit):
     return NCCL_COSTS if fit.one_node else NCCL_NETWORK_COSTS
 
 
+def ranges_of(fit):
+    """Return the ranges of a fit; over a network no ring may beat what a NIC reaches at most."""
+    if fit.one_node:
+        return RANGES
+    names = ("ring.simple.share", "tree.simple.share", "in_switch.share")
+    return {**RANGES, **dict.fromkeys(names, (0.5, fit.highest_share))}
+
+
 def fit_link(fit, rows, known, *, quick):
     """Return the fitted costs of a link, part by part."""
     costs = known.get(fit.like, usual_costs(fit))
@@ -169,6 +176,7 @@ def fit_link(fit, rows, known, *, quick):
         found = [
             descend(
                 costs, list(part.paths), cases, link=fit.link, known=known, start=start,
+                ranges=ranges_of(fit),
                 steps=STEPS[1:4] if quick else STEPS, seed=seed,
             )
             for seed in range(1 if quick else 3)
@@ -176,49 +184,6 @@ def fit_link(fit, rows, known, *, quick):
         costs, after = min(found, key=lambda one: one[1])
         print(f"{fit.link:24} {part.name:10} {len(cases):4} rows  {before:.3f} -> {after:.3f}")
     return costs
-
-
-def cells(rows, costs):
-    """Return predicted over measured per cell and size class."""
-    found = {}
-    clusters = {}
-    for row in rows:
-        name = (row.cluster_name, row.nodes)
-        if name not in clusters:
-            cluster = cluster_of(*name)
-            clusters[name] = cluster if costs is None else with_costs(cluster, costs)
-        ratio = predicted_s(row, clusters[name]) / row.time_s
-        found.setdefault(row.key, []).append((row, ratio))
-    return found
-
-
-def print_residuals(rows, before, after):
-    """Print every cell: median |error| before and after, and the mean ratio per size class."""
-    old, new = cells(rows, before), cells(rows, after)
-    labels = [label for _, label in SIZES]
-    print(
-        f"{'system':44} nodes ranks {'collective':15}before after |"
-        + "".join(f"{x:>7}" for x in labels)
-    )
-    good = 0
-    for key in sorted(new):
-        errors = [median(abs(ratio - 1) for _, ratio in found[key]) for found in (old, new)]
-        good += errors[1] <= 0.1
-        classes = ""
-        for label in labels:
-            ratios = [log(ratio) for row, ratio in new[key] if row.size_class == label]
-            classes += f"{exp(sum(ratios) / len(ratios)):7.2f}" if ratios else "      -"
-        row = new[key][0][0]
-        flags = "".join(
-            mark
-            for mark, holds in (("peak ", row.is_peak), ("framework ", row.is_framework))
-            if holds
-        )
-        print(
-            f"{key[0][:44]:44} {key[1]:5} {key[2]:5} {key[3]:15}"
-            f"{errors[0]:6.1%} {errors[1]:6.1%}|{classes} {flags}"
-        )
-    print(f"{good} of {len(new)} cells have a median |error| of at most 10 %")
 
 
 def main(arguments):
@@ -233,7 +198,11 @@ def main(arguments):
     for (system, reason), found in sorted(left_out.items()):
         print(f"not used: {len(found):3} rows of {system}: {reason}")
     usual = {fit.link: usual_costs(fit) for fit in FITS}
-    print_residuals(rows, usual, known)
+    before, after = (
+        ratios(rows, lambda name, nodes, costs=costs: with_costs(cluster_of(name, nodes), costs))
+        for costs in (usual, known)
+    )
+    print_ratios(after, before=before)
     if "--write" in arguments:
         for fit in FITS:
             write_link(fit, known[fit.link])

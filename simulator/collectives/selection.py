@@ -9,6 +9,7 @@ from simulator.collectives.direct import (
     parallel_aggregated_tree_time,
     send_time,
 )
+from simulator.collectives.gloo import gloo_candidates
 from simulator.collectives.switched import (
     IN_SWITCH_RANKS,
     broadcast_time,
@@ -139,6 +140,8 @@ def collective_candidates(
     wires = group_wires(group, cluster=cluster)
     if cluster.intra.topology == "torus" and group.ranks_per_node > 1:
         return tuple(_torus_candidates(kind, message_bytes, wires, cluster))
+    if cluster.device.kind == "cpu":
+        return tuple(gloo_candidates(kind, message_bytes, wires=wires))
     return tuple(_switched_candidates(kind, message_bytes, wires))
 
 

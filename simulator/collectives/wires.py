@@ -119,32 +119,35 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     fabrics = [
         fabric for fabric in (None if alone else intra, inter if several else None) if fabric
     ]
-    near = NO_SIDE if alone else _side(intra, _intra_bandwidth(group, cluster), usual=NCCL_COSTS)
-    far = NO_SIDE
+    by_nccl = cluster.device.kind != "cpu" and all(
+        fabric.link.kind in NCCL_LINKS for fabric in fabrics
+    )
+    near = far = NO_SIDE
+    if not alone:
+        usual = NCCL_COSTS if by_nccl else None
+        near = _side(intra, _intra_bandwidth(group, cluster), usual=usual)
     if several and inter is not None:
-        far = _side(inter, _inter_bandwidth(group, cluster, inter), usual=NCCL_NETWORK_COSTS)
+        usual = NCCL_NETWORK_COSTS if by_nccl else None
+        far = _side(inter, _inter_bandwidth(group, cluster, inter), usual=usual)
     return Wires(
         num_ranks=group.num_ranks,
         ranks_per_node=group.ranks_per_node,
         num_nodes=group.num_nodes,
         intra=near,
         inter=far,
-        protocols=PROTOCOLS
-        if all(fabric.link.kind in NCCL_LINKS for fabric in fabrics)
-        else _ONE_PROTOCOL,
+        protocols=PROTOCOLS if by_nccl else _ONE_PROTOCOL,
         in_switch=not alone and intra.in_network_reduction,
         in_network=several and inter is not None and inter.in_network_reduction,
     )
 
 
-def _side(fabric: Fabric, bytes_per_s: float, *, usual: CollectiveCosts) -> Side:
-    """Return a fabric as one side of a group."""
-    link = fabric.link
+def _side(fabric: Fabric, bytes_per_s: float, *, usual: CollectiveCosts | None) -> Side:
+    """Return a fabric as one side of a group; ``usual`` are NCCL's constants where it runs."""
     return Side(
         bytes_per_s=bytes_per_s,
         hop_s=fabric.latency_s,
         base_s=fabric.base_latency_s,
-        costs=link.costs or (usual if link.kind in NCCL_LINKS else PLAIN_COSTS),
+        costs=PLAIN_COSTS if usual is None else fabric.link.costs or usual,
     )
 
 
@@ -161,7 +164,7 @@ def _intra_bandwidth(group: Group, cluster: Cluster) -> float:
                 return intra.bandwidth_bytes_per_s * _CUBE_MESH_QUAD
             return intra.bandwidth_bytes_per_s
         case "pcie_tree":
-            return _tree_bandwidth(ranks, cluster)
+            return _tree_bandwidth(ranks * group.concurrent, cluster)
         case _:
             return intra.bandwidth_bytes_per_s
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardware_profiles.collective_costs import NCCL_NETWORK_COSTS
 from hardware_profiles.errors import ProfileError
 from simulator.collectives import collective_algorithm, collective_time
 from simulator.groups import Group, axis_group
@@ -238,3 +239,77 @@ def test_one_rank_per_node_uses_aggregated_trees_for_small_gathers(gpus):
         collective_algorithm("all_gather", size, group=group, cluster=gpus) for size in (1e7, 1e10)
     ]
     assert pick == ["pat", "ring/simple"]
+
+
+@pytest.fixture(scope="module")
+def processes(toy_cluster, make_fabric):
+    """Processes of gloo: CPUs, no latency."""
+    cluster = toy_cluster(intra=make_fabric(kind="loopback", latency=0.0))
+    (nodes,) = cluster.node_groups
+    return replace(cluster, node_groups=(replace(nodes, device=replace(nodes.device, kind="cpu")),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected_s"),
+    [
+        ("all_reduce", "ring", 2 * 7 / 8),
+        ("reduce_scatter", "ring", 2 * 7 / 8),  # torch all-reduces and keeps a part
+        ("all_gather", "ring", 7 / 8),
+        ("broadcast", "binomial tree", 3),
+        ("all_to_all", "direct", 7 / 8),
+        ("send", "direct", 1),
+    ],
+)
+def test_gloo_has_one_algorithm_each(processes, kind, name, expected_s):
+    case = {"group": ONE_NODE, "cluster": processes}
+    assert collective_algorithm(kind, 1e9, **case) == name
+    assert collective_time(kind, 1e9, **case) == pytest.approx(expected_s)
+
+
+def test_all_to_all_over_nodes_moves_as_if_all_blocks_left(gpus):
+    """DGX H100 reach one NIC's rate as bus bandwidth over four nodes, whatever stays inside."""
+    time_s = collective_time("all_to_all", 1e12, group=FOUR_NODES, cluster=gpus)
+    assert 31 / 32 * 1e12 / time_s == pytest.approx(2.4e10, rel=0.01)
+
+
+def test_congestion_grows_with_the_nodes(gpus):
+    costs = replace(NCCL_NETWORK_COSTS, congestion=0.1)
+    inter = replace(gpus.inter, link=replace(gpus.inter.link, costs=costs))
+    crowded = replace(gpus, inter=inter)
+    for nodes, slower in ((2, 1.0), (4, 1.1), (16, 1.3)):
+        group = axis_group(size=8 * nodes, stride=1, devices_per_node=8)
+        ratio = collective_time("all_gather", 1e13, group=group, cluster=crowded) / collective_time(
+            "all_gather", 1e13, group=group, cluster=gpus
+        )
+        assert ratio == pytest.approx(slower, rel=1e-3)
+
+
+def test_interleaved_groups_share_the_root_of_a_pcie_tree(toy_cluster, make_fabric):
+    fabric = make_fabric("pcie_tree", kind="loopback", bandwidth=1.6e10, latency=0.0)
+    cluster = toy_cluster(intra=replace(fabric, bandwidth_bytes_per_s=1e9))
+    near, far = (
+        collective_time(
+            "broadcast",
+            1e9,
+            group=axis_group(size=4, stride=stride, devices_per_node=8),
+            cluster=cluster,
+        )
+        for stride in (1, 2)
+    )
+    assert (near, far) == pytest.approx((1 / 4, 1))
+
+
+def test_measured_groups_of_a_pcie_tree(toy_cluster, make_fabric):
+    fabric = make_fabric("pcie_tree", kind="loopback", latency=0.0, group_share={2: 6.0, 4: 1.5})
+    cluster = toy_cluster(intra=fabric)
+    time_s = [
+        collective_time(
+            "send",
+            1e9,
+            group=Group(num_ranks=2, ranks_per_node=ranks, num_nodes=1),
+            cluster=cluster,
+        )
+        for ranks in (2, 3, 4, 8)
+    ]
+    part = 0.5849625  # log2(3 / 2)
+    assert time_s == pytest.approx([1 / 6, 1 / (6 ** (1 - part) * 1.5**part), 1 / 1.5, 1])
