@@ -16,8 +16,15 @@ SIZES = [2 ** (step / 4) for step in range(4 * 6, 4 * 35)]
 def shapes(name):
     """Yield clusters of one and of several nodes with groups that fit them."""
     one = load_cluster(name)
-    yield one, [axis_group(size=n, stride=1, devices_per_node=one.devices_per_node)
-                for n in {2, one.devices_per_node // 2, one.devices_per_node} if 1 < n <= one.devices_per_node]  # fmt: skip
+    sizes = {2, one.devices_per_node // 2, one.devices_per_node}
+    yield (
+        one,
+        [
+            axis_group(size=size, stride=1, devices_per_node=one.devices_per_node)
+            for size in sorted(sizes)
+            if 1 < size <= one.devices_per_node
+        ],
+    )
     if one.inter is None or one.is_mixed or one.intra.topology == "torus":
         return
     many = load_cluster(f"{name}:16")
@@ -67,7 +74,23 @@ MEASURED = [
     ("aws-p4de:2", "all_reduce", 16, {16: 1192, 64: 2645, 256: 7202, 1024: 26217}),
     ("aws-p5:2", "all_reduce", 16, {16: 298, 64: 602, 256: 1468, 1024: 4608}),
     ("gcp-a3-mega:2", "all_gather", 16, {16: 198, 64: 518, 256: 1511, 1024: 5531}),
-    ("gcp-a3-high:2", "all_gather", 16, {1: 997, 8: 1007, 32: 1116, 128: 1941, 512: 7099}),
+    (
+        "gcp-a3-high:2",
+        "all_gather",
+        16,
+        {
+            1: 997,
+            2: 989,
+            4: 943,
+            8: 1007,
+            16: 1063,
+            32: 1116,
+            64: 1335,
+            128: 1941,
+            256: 3624,
+            512: 7099,
+        },
+    ),
 ]
 
 
