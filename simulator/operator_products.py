@@ -15,6 +15,10 @@ _SMALLEST_EDGE = 1 / 8
 128, one matrix instruction [1]."""
 _VECTOR_TILE = 128.0
 """Longest edge of a tile where multiply-adds run on the vector units (CUTLASS, SIMT kernels)."""
+ITEM_BYTES = {
+    "fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1,
+}  # fmt: skip
+"""Bytes of an operand per precision [B]."""
 _SPLIT_K = 4.0
 """Shortest piece of the inner loop after a split, in units of ``half_k`` [1]."""
 
@@ -44,24 +48,34 @@ def tiled_product_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: f
     A tile of :math:`a \times b` takes :math:`a b (k + k_{1/2}) / r_{ab}` with
     :math:`r_{ab} \propto 1 / (1 + c (1/a + 1/b))`: small tiles load more operands per product
     (NVIDIA, "Matrix multiplication background user's guide", section 4). Fewer tiles than units
-    are split along the inner loop. Quantised counts rise linearly within a quarter of a step, so
-    that the time is continuous and never falls when a size grows.
+    are split along the inner loop. Ramp and operands are times, those of first loads and of memory
+    near the units: at a precision with a lower rate they are fewer multiply-adds. Quantised counts
+    rise linearly within a quarter of a step, so that the time is continuous and never falls when a
+    size grows.
     """
     shape = device.matmul
     units = device.num_compute_units
     smallest = _SMALLEST_EDGE * min(shape.tile_m, shape.tile_n)
     least = float("inf")
     longest = _VECTOR_TILE if work.precision in ("fp32", "fp64") else float("inf")
-    tiles_on_offer = _tiles(
-        min(shape.tile_m, longest), min(shape.tile_n, longest), shape.operand_cost
-    )
+    pace = _pace(work, device)
+    operand_cost = shape.operand_cost * min(1.0, pace * ITEM_BYTES[work.precision] / 2)
+    tiles_on_offer = _tiles(min(shape.tile_m, longest), min(shape.tile_n, longest), operand_cost)
+    half_k = pace * shape.half_k
     for edge_m, edge_n, share in tiles_on_offer:
         rows = min(max(work.m, smallest), edge_m)
         columns = min(max(work.n, smallest), edge_n)
         tiles = work.batch * _soft_ceil(work.m / edge_m) * _soft_ceil(work.n / edge_n)
-        padded = rows * columns * _steps(tiles / units, work.k, shape.half_k) * units
+        padded = rows * columns * _steps(tiles / units, work.k, half_k) * units
         least = min(least, padded / share)
     return work.num_flops / rate_flops_per_s * least / (work.batch * work.m * work.n * work.k)
+
+
+def _pace(work: Work, device: DeviceProfile) -> float:
+    """Return the rate at this precision over that in 16 bits, at most 1 [1]."""
+    peaks = device.peak_flops_per_s
+    reference = max(peaks.get("fp16", 0.0), peaks.get("bf16", 0.0))
+    return min(1.0, peaks.get(work.precision, reference) / reference) if reference else 1.0
 
 
 @lru_cache(maxsize=256)
