@@ -44,6 +44,8 @@ SUSTAINED_FROM = {
 """Where fewer than :data:`FEW` sustained rows exist: whose share is taken."""
 
 
+UNTHROTTLED = 0.98
+"""Share from which long products count as running at the clock of short ones [1]."""
 ATTENTION_FROM = {"h200-sxm5": "h100-sxm5", "gb200": "b200-sxm", "gb300": "b200-sxm"}
 """The same chip, measured with training kernels."""
 
@@ -69,6 +71,9 @@ def fit_products(device, rows, clocks):
     if fitted is None:
         return device, {"products": False}
     clock, count = fit_clock(fitted, rows, half)
+    if clock is not None and clock >= UNTHROTTLED:
+        fitted, half = fit_shape(device, rows, with_long=True)
+        clock = 1.0
     notes = {"products": True, "clock": f"{count} products of 1 ms and more", "clock_kind": None}
     if clock is None:
         other = SUSTAINED_FROM.get(device.name)

@@ -20,7 +20,7 @@ def main_precision(rows):
     return names[0] if names else "fp32"
 
 
-def fit_shape(device, rows):
+def fit_shape(device, rows, *, with_long=False):
     """Fit rate, inner ramp, operand cost and kernel time on all products but long bursts.
 
     Sources at a sustained clock have a rate of their own, which is dropped.
@@ -29,12 +29,12 @@ def fit_shape(device, rows):
     used = [
         row for row in rows
         if row.precision in half and row.time_s >= FIT_FROM_S and row.works[-1].aligned
-        and (row.source in SUSTAINED or not row.is_sustained)
+        and (with_long or row.source in SUSTAINED or not row.is_sustained)
     ]  # fmt: skip
     if len(used) < FEW:
         return None, half
     short = [row.source for row in used if not row.is_sustained]
-    levelled = sorted({row.source for row in used if row.is_sustained})
+    levelled = [] if with_long else sorted({row.source for row in used if row.is_sustained})
     levelled = levelled if short else levelled[1:]
     tile_m, tile_n = TILE
 

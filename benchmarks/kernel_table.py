@@ -162,7 +162,7 @@ def _convolution(kind, shape, precision):
     outputs, inputs = size["N"] * height * width, size["N"] * size["H"] * size["W"]
     m, n, k = {
         "conv_fwd": (outputs, size["K"], size["C"] * area),
-        "conv_bwd_input": (outputs, size["C"] * area, size["K"]),
+        "conv_bwd_input": (outputs, size["C"], size["K"] * area),
         "conv_bwd_weight": (size["C"] * area, size["K"], outputs),
     }[kind]
     element = ELEMENT_BYTES[precision]
@@ -170,7 +170,7 @@ def _convolution(kind, shape, precision):
     return Work(
         kind="convolution", precision=precision, memory_bytes=element * moved, m=m, n=n, k=k,
         num_flops=2 * outputs * size["K"] * size["C"] * area, filter_area=int(area),
-        backward=kind != "conv_fwd",
+        backward=kind != "conv_fwd", weight_gradient=kind == "conv_bwd_weight",
     )  # fmt: skip
 
 

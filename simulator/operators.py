@@ -8,6 +8,7 @@ from hardware_profiles.software import SoftwareProfile
 from simulator.operator_attention import fused_attention_time, kernel_of
 from simulator.operator_convolutions import convolution_time
 from simulator.operator_products import tiled_product_time
+from simulator.operator_recurrent import recurrent_time
 from simulator.work import Work
 
 OperatorBound = Literal["compute", "memory", "launch"]
@@ -125,8 +126,6 @@ def _terms(
             return launch_s, attention_s, memory_s
         case "matmul" | "convolution" | "recurrent":
             launch_s += work.num_kernels * device.matmul.kernel_time_s
-            if work.sequential_steps > 1:
-                launch_s += work.sequential_steps * device.recurrent_step_s
             return launch_s, _product_time(work, device), memory_s
 
 
@@ -152,4 +151,6 @@ def _product_time(work: Work, device: DeviceProfile) -> float:
         rate *= shape.misaligned_share
     if work.kind == "convolution":
         return convolution_time(work, device=device, rate_flops_per_s=rate)
+    if work.kind == "recurrent":
+        return recurrent_time(work, device=device, rate_flops_per_s=rate)
     return tiled_product_time(work, device=device, rate_flops_per_s=rate)
