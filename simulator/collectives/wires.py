@@ -79,6 +79,12 @@ class Wires:
         )
 
 
+_KNOWN: dict[tuple[int, Group], tuple[Cluster, Wires]] = {}
+"""Wires worked out before, with the cluster they are of, by its identity: a search asks for the
+same few groups thousands of times."""
+_MOST_KNOWN = 1024
+
+
 def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     """Return the wires of a group.
 
@@ -106,6 +112,19 @@ def group_wires(group: Group, *, cluster: Cluster) -> Wires:
     message crossed the spine: placement inside leaves is not modelled. Each doubling of nodes
     beyond two adds the network's ``congestion`` to the transfer time.
     """
+    key = (id(cluster), group)
+    known = _KNOWN.get(key)
+    if known is not None and known[0] is cluster:
+        return known[1]
+    if len(_KNOWN) >= _MOST_KNOWN:
+        _KNOWN.clear()
+    wires = _wires(group, cluster)
+    _KNOWN[key] = (cluster, wires)
+    return wires
+
+
+def _wires(group: Group, cluster: Cluster) -> Wires:
+    """Return the wires of a group, worked out anew."""
     intra, inter = cluster.intra, cluster.inter
     if group.num_nodes > 1 and inter is None:
         msg = (
