@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-from transformers import initialization
+from transformers import AttentionInterface, AttentionMaskInterface, initialization
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.auto import modeling_auto
 
 from planner.errors import ModelError
@@ -42,6 +43,14 @@ _SHRINKING: dict[str, int] = {
 """Configuration fields that shrink, and the number that must divide them afterwards [1]."""
 _HEAD_COUNTS = ("num_attention_heads", "num_key_value_heads")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_FUSED = "paraplan-fused"
+"""Attention of traced models: the library's fused call without a mask, so that causal models are
+seen as causal. On data-less tensors the library itself would spell out the mask, and gpt-oss (whose
+fused kernels take its sinks) the scores."""
+_SINKS = ("gpt_oss",)
+AttentionInterface.register(_FUSED, sdpa_attention_forward)
+AttentionMaskInterface.register(_FUSED, lambda *_arguments, **_keywords: None)
 
 
 def _is_imageless(config: Any) -> bool:
@@ -207,12 +216,21 @@ def _build(text: str, auto_class: Any, config: Any) -> nn.Module:
     try:
         with skip:
             model = auto_class.from_config(config)
+        if no_data and _takes_fused(model.config):
+            model.set_attn_implementation(_FUSED)
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{text}: transformers cannot build it: {first}") from error
     model.tie_weights()
     built: nn.Module = model
     return built
+
+
+def _takes_fused(config: Any) -> bool:
+    """Whether fused attention without a mask does the same work: decoders and plain encoders."""
+    if config.is_encoder_decoder:
+        return False
+    return config._attn_implementation == "sdpa" or config.model_type in _SINKS
 
 
 def _default_length(config: Any) -> int:
