@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from planner.validation.aims import Aim, aims
 from planner.validation.coverage import Coverage
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
@@ -24,6 +25,7 @@ def as_text(results: Results, *, shows_cases: bool = True) -> str:
     lines += _coverage_lines(results.coverage)
     lines += _worst_lines(results.worst)
     lines += _failure_lines(results.failures)
+    lines += _aim_lines(aims(results))
     if results.overall is not None:
         overall = results.overall
         lines.append(
@@ -129,6 +131,13 @@ def _worst_lines(worst: Sequence[Outcome]) -> Iterator[str]:
     for outcome in worst:
         note = f"  ({outcome.case.note})" if outcome.case.note else ""
         yield f"  {outcome.step_error or 0.0:+8.1%}  {outcome.case.name}{note}"
+    yield ""
+
+
+def _aim_lines(found: Sequence[Aim]) -> Iterator[str]:
+    for aim in found:
+        mark = "met    " if aim.is_met else "NOT MET"
+        yield f"{mark}  {aim.subject} ({aim.number}): {aim.reached}; aim {aim.aim}"
     yield ""
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from planner.validation.aims import GOOD_TAU, aims
 from planner.validation.coverage import Coverage
 from planner.validation.document_cases import all_cases
 from planner.validation.markdown import percent, signed, table
@@ -10,8 +11,6 @@ from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
 from planner.validation.summaries import GOOD_REGRET, SHARES, SweepSummary, median
 
-GOOD_TAU = 0.85
-"""Rank correlation of a sweep that a planner can rely on [1]."""
 _INTRODUCTION = """\
 # Validation
 
@@ -51,7 +50,7 @@ def document(results: Results, *, images: Sequence[tuple[str, str]]) -> str:
     images : sequence of (title, path)
         Figures to show under the families, as paths from the page.
     """
-    parts = [_INTRODUCTION, _READING, *_families(results)]
+    parts = [_INTRODUCTION, _READING, *_aims(results), *_families(results)]
     parts += [f"![{title}]({path})\n" for title, path in images]
     parts += _groups("## Groups\n", results.groups)
     parts += _sweeps(results.sweeps)
@@ -74,6 +73,19 @@ def document(results: Results, *, images: Sequence[tuple[str, str]]) -> str:
 _HEAD = (
     "cases", "mean error", "bias", *(f"within {share:.0%}" for share in SHARES), "worst",
 )  # fmt: skip
+
+
+def _aims(results: Results) -> Iterator[str]:
+    found = aims(results)
+    if found:
+        yield "## Aims\n"
+        yield table(
+            ("of", "cases", "aim", "reached", "met"),
+            (
+                (aim.subject, f"{aim.number}", aim.aim, aim.reached, "yes" if aim.is_met else "no")
+                for aim in found
+            ),
+        )
 
 
 def _families(results: Results) -> Iterator[str]:
@@ -170,6 +182,20 @@ def _memory(results: Results) -> Iterator[str]:
             ("predicted not to fit", f"{fits.false_overflows}", f"{fits.true_overflows}"),
         ),
     )
+    if results.misfits:
+        yield "Where the prediction is wrong:\n"
+        yield table(
+            ("group", "cases", "published", "predicted peak of device memory"),
+            (
+                (
+                    one.group,
+                    f"{one.number}",
+                    "ran" if one.ran else "out of memory",
+                    f"{one.least_used:.0%} to {one.most_used:.0%}",
+                )
+                for one in results.misfits
+            ),
+        )
 
 
 def _intervals(coverage: Sequence[Coverage]) -> Iterator[str]:

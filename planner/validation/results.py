@@ -16,9 +16,11 @@ from planner.validation.residuals import residuals_of
 from planner.validation.summaries import (
     ErrorSummary,
     FitTable,
+    Misfits,
     SweepSummary,
     fit_table,
     memory_error,
+    misfits,
     step_error,
     summarise,
     summarise_sweeps,
@@ -57,6 +59,7 @@ class Results:
     """Groups of cases that profiles may be fitted on."""
     sweeps: tuple[SweepSummary, ...]
     fit_table: FitTable
+    misfits: tuple[Misfits, ...]
     memory_too_low: int
     """Peaks predicted below :data:`TOO_LOW`: the expensive error."""
     coverage: tuple[Coverage, ...]
@@ -85,6 +88,7 @@ def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = N
         calibrate=_rows([o for o in outcomes if o.case.role == "calibrate"]),
         sweeps=summarise_sweeps(headline),
         fit_table=fit_table(headline),
+        misfits=misfits(headline),
         memory_too_low=sum((o.memory_error or 0.0) < TOO_LOW for o in headline),
         coverage=_coverage(_judged(headline, shipped), grids),
         worst=tuple(sorted(judged, key=_badness, reverse=True)[:NUM_WORST]),

@@ -33,7 +33,7 @@ class Setting:
     generation: str
     """Of the device: ``Ampere``."""
     software: str
-    """Name of the software profile."""
+    """Name of the software profile, without what a user changed in it."""
     num_devices: int
 
 
@@ -44,7 +44,7 @@ def setting_of(problem: Problem, *, num_devices: int) -> Setting:
         model_class=model_class(problem.graph),
         device_kind=device.kind,
         generation=generation_of(device),
-        software=problem.software.name,
+        software=problem.software.name.partition("?")[0],
         num_devices=num_devices,
     )
 

@@ -56,6 +56,18 @@ class FitTable:
     true_overflows: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Misfits:
+    """Cases of a group whose fit is predicted wrongly."""
+
+    group: str
+    ran: bool
+    number: int
+    least_used: float
+    """Smallest predicted peak over device memory [1]."""
+    most_used: float
+
+
 Measure = Callable[[Outcome], float | None]
 
 
@@ -178,4 +190,24 @@ def fit_table(outcomes: Iterable[Outcome]) -> FitTable:
         false_fits=pairs.count((True, False)),
         false_overflows=pairs.count((False, True)),
         true_overflows=pairs.count((False, False)),
+    )
+
+
+def misfits(outcomes: Iterable[Outcome]) -> tuple[Misfits, ...]:
+    """Return wrongly predicted fits by group, those that ran first."""
+    used: dict[tuple[bool, str], list[float]] = {}
+    for outcome in outcomes:
+        predicted, ran = outcome.predicted, outcome.measured_fits
+        if predicted is not None and predicted.fits != ran:
+            share = predicted.peak_bytes / predicted.capacity_bytes
+            used.setdefault((not ran, outcome.case.group), []).append(share)
+    return tuple(
+        Misfits(
+            group=group,
+            ran=not ran_out,
+            number=len(shares),
+            least_used=min(shares),
+            most_used=max(shares),
+        )
+        for (ran_out, group), shares in sorted(used.items())
     )

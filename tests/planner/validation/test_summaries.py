@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
+from planner.validation.aims import aims
 from planner.validation.results import results_of
 from planner.validation.summaries import (
     fit_table,
     kendall_tau,
     memory_error,
+    misfits,
     summarise,
     summarise_sweeps,
 )
@@ -89,6 +91,32 @@ def test_the_confusion_table_counts_runs_with_a_step_time_as_fitting() -> None:
     )  # fmt: skip
     assert (found.true_fits, found.false_overflows) == (1, 1)
     assert (found.false_fits, found.true_overflows) == (1, 2)
+
+
+def test_wrong_fits_are_told_by_group() -> None:
+    found = misfits(
+        [outcome(), outcome(used=1.1), outcome(used=1.5),
+         outcome(published=None, fits=False, used=0.9, group=group_of("other"))]
+    )  # fmt: skip
+    assert [(one.group, one.ran, one.number) for one in found] == [
+        ("paper", True, 2), ("other", False, 1)
+    ]  # fmt: skip
+    assert (found[0].least_used, found[0].most_used) == (1.1, 1.5)
+
+
+def test_aims_are_met_or_not_by_their_numbers() -> None:
+    cases = [outcome("a", predicted=1.05), outcome("b", predicted=1.02)]
+    sized = {"memory_bytes": 41 * GIB, "memory_kind": "device", "published": None}
+    low = outcome("m", used=0.5, **sized)  # type: ignore[arg-type]
+    found = {aim.subject: aim for aim in aims(results_of([*cases, low]))}
+    steps, memory = found["all complete training steps"], found["peak memory of complete cases"]
+    assert (steps.number, steps.is_met) == (2, False)
+    assert steps.reached == "mean 3.5 %, bias +3.5 %"
+    assert (memory.number, memory.is_met) == (1, False)
+    assert memory.reached == "mean 2.4 %, lowest −2.4 %"
+    better = aims(results_of([*cases, outcome("c", predicted=0.98)]))
+    assert {aim.subject: aim.is_met for aim in better}["all complete training steps"]
+    assert "steps on TPUs" not in found
 
 
 @pytest.mark.parametrize(
