@@ -33,7 +33,8 @@ class LstmBlock(nn.Module):
 
     def __init__(self, size: LstmSize) -> None:
         super().__init__()
-        self.cells = nn.LSTM(size.hidden_size, size.hidden_size, batch_first=True)
+        cells = nn.GRU if size.gated_units else nn.LSTM
+        self.cells = cells(size.hidden_size, size.hidden_size, batch_first=True)
         self.dropout = nn.Dropout(size.dropout)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -253,6 +253,8 @@ class LstmSize:
     hidden_size: int
     vocab_size: int
     dropout: float = 0.0
+    gated_units: bool = False
+    """Whether the cells are gated recurrent units (arXiv:1406.1078), of three gates, not four."""
 
     def shrunk(self, divisor: int) -> Self:
         """Narrower; four layers at least would change its nature, so the depth stays."""
