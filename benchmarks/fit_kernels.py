@@ -79,20 +79,30 @@ def with_attention(device, rows):
 
 
 def fit_convolution(device, rows):
-    """Return the share of a plain product's rate and the gain of fast fp32 algorithms."""
+    """Return the share of a plain product's rate, the gain of fast fp32 algorithms and the time of
+    a kernel beside its arithmetic, fitted together: small images would else hide the gain.
+    """
     rows = [row for row in rows if row.time_s >= JUDGED_FROM_S and row.works[0].k >= NARROW]
-    fast = [
-        row for row in rows if row.precision == "fp32" and row.works[0].filter_area in FAST_AREAS
-    ]
-    plain = [row for row in rows if row not in fast]
-    found = {}
-    if len(plain) >= FEW:
-        share = bisect_of(lambda f: replace(device, convolution_share=f), plain)
-        found["convolution_share"] = min(2.0, share)
-        device = replace(device, **found)
-    if len(fast) >= FEW:
-        found["convolution_gain"] = bisect_of(lambda f: replace(device, convolution_gain=f), fast)
-    return found
+    if len(rows) < FEW:
+        return {}
+    has_fast = any(
+        row.precision == "fp32" and row.works[0].filter_area in FAST_AREAS for row in rows
+    )
+
+    def made(values):
+        gain = exp(values[2]) if has_fast else device.convolution_gain
+        return {
+            "convolution_share": float(min(2.0, exp(values[0]))),
+            "convolution_time_s": float(exp(values[1])) * 1e-6,
+            "convolution_gain": float(gain),
+        }
+
+    def loss(values):
+        fitted = replace(device, **made(values))
+        return loss_of([log_ratio(fitted, row) for row in rows], rows)
+
+    best = minimise(loss, [[log(0.8), log(30.0), log(2.0)], [0.0, log(60.0), log(1.5)]])
+    return made(best.x)
 
 
 def fit_recurrent(device, rows):

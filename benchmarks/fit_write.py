@@ -16,6 +16,7 @@ def write_values(path, device, *, rows, notes, of=None):
         _attention(writer, device, notes)
     if writer.rows_of("convolution"):
         writer.put("", "convolution_share", device.convolution_share, "convolution")
+        writer.put("", "convolution_time", device.convolution_time_s * 1e6, "convolution", unit="us")
         if any(row.precision == "fp32" for row in writer.rows_of("convolution")):
             writer.put("", "convolution_gain", device.convolution_gain, "convolution")
     if writer.rows_of("recurrent"):

@@ -87,6 +87,9 @@ class DeviceProfile:
     """Factor by which fast algorithms beat the direct FLOP count of fp32 3x3, 5x5 filters [1]."""
     convolution_share: float = 1.0
     """Share of the rate of a plain product that a convolution reaches as one [1]."""
+    convolution_time_s: float = 0.0
+    """Transforms of filters and layouts, and partly filled units, of one convolution kernel, beside
+    its launch, arithmetic and traffic [s]."""
     recurrent_step_s: float = 0.0
     """Time of one dependent step of a recurrent layer beside its arithmetic and traffic [s]."""
     attention_half_width: float = 0.0

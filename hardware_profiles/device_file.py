@@ -42,6 +42,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
 """Key in the file to field, dimension and largest value in SI."""
 OPTIONAL_QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "convolution_share": ("convolution_share", "ratio", 2.0),
+    "convolution_time": ("convolution_time_s", "time", 1.0),
     "recurrent_step": ("recurrent_step_s", "time", 1.0),
     "attention_half_width": ("attention_half_width", "ratio", 1e4),
 }

@@ -125,8 +125,10 @@ def _terms(
             )
             return launch_s, attention_s, memory_s
         case "matmul" | "convolution" | "recurrent":
-            launch_s += work.num_kernels * device.matmul.kernel_time_s
-            return launch_s, _product_time(work, device), memory_s
+            kernel_s = device.matmul.kernel_time_s
+            if work.kind == "convolution":
+                kernel_s += device.convolution_time_s
+            return launch_s + work.num_kernels * kernel_s, _product_time(work, device), memory_s
 
 
 def _peak(work: Work, device: DeviceProfile) -> float:
