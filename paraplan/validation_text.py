@@ -106,13 +106,16 @@ def _share(flags: Iterable[bool]) -> float:
 
 
 def _fit_lines(results: Results) -> Iterator[str]:
-    table = results.fit_table
-    if not table.true_overflows + table.false_fits + table.false_overflows:
-        return
-    yield f"{'memory':<34}{'ran':>10}{'out of memory':>16}"
-    yield f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}"
-    yield f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}"
-    yield ""
+    for words, table in (
+        ("complete", results.fit_table),
+        ("incomplete", results.incomplete_fit_table),
+    ):
+        if not table.true_overflows + table.false_fits + table.false_overflows:
+            continue
+        yield f"{'memory, ' + words + ' cases':<34}{'ran':>10}{'out of memory':>16}"
+        yield f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}"
+        yield f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}"
+        yield ""
 
 
 def _coverage_lines(coverage: Sequence[Coverage]) -> Iterator[str]:

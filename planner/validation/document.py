@@ -9,7 +9,7 @@ from planner.validation.document_cases import all_cases
 from planner.validation.markdown import percent, signed, table
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
-from planner.validation.summaries import GOOD_REGRET, SHARES, SweepSummary, median
+from planner.validation.summaries import GOOD_REGRET, SHARES, FitTable, SweepSummary, median
 
 _INTRODUCTION = """\
 # Validation
@@ -166,7 +166,7 @@ def _share(flags: Iterable[bool]) -> str:
 
 
 def _memory(results: Results) -> Iterator[str]:
-    fits, memory = results.fit_table, results.memory
+    memory = results.memory
     yield "## Memory\n"
     if memory is not None:
         yield (
@@ -178,8 +178,8 @@ def _memory(results: Results) -> Iterator[str]:
     yield table(
         ("", "ran", "out of memory"),
         (
-            ("predicted to fit", f"{fits.true_fits}", f"{fits.false_fits}"),
-            ("predicted not to fit", f"{fits.false_overflows}", f"{fits.true_overflows}"),
+            *_fit_rows("complete", results.fit_table),
+            *_fit_rows("incomplete", results.incomplete_fit_table),
         ),
     )
     if results.misfits:
@@ -196,6 +196,13 @@ def _memory(results: Results) -> Iterator[str]:
                 for one in results.misfits
             ),
         )
+
+
+def _fit_rows(words: str, fits: FitTable) -> tuple[tuple[str, str, str], ...]:
+    return (
+        (f"{words}: predicted to fit", f"{fits.true_fits}", f"{fits.false_fits}"),
+        (f"{words}: predicted not to fit", f"{fits.false_overflows}", f"{fits.true_overflows}"),
+    )
 
 
 def _intervals(coverage: Sequence[Coverage]) -> Iterator[str]:

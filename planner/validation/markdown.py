@@ -45,4 +45,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _is_number_column(cells: Iterable[str]) -> bool:
     filled = [cell for cell in cells if cell]
-    return all(cell[0] in "0123456789+−" and len(cell.split()) <= 2 for cell in filled)  # noqa: PLR2004
+    return bool(filled) and all(
+        cell[0] in "0123456789+−" and len(cell.split()) <= 2  # noqa: PLR2004 (a unit at most)
+        for cell in filled
+    )

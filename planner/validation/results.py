@@ -59,6 +59,7 @@ class Results:
     """Groups of cases that profiles may be fitted on."""
     sweeps: tuple[SweepSummary, ...]
     fit_table: FitTable
+    incomplete_fit_table: FitTable
     misfits: tuple[Misfits, ...]
     memory_too_low: int
     """Peaks predicted below :data:`TOO_LOW`: the expensive error."""
@@ -88,6 +89,7 @@ def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = N
         calibrate=_rows([o for o in outcomes if o.case.role == "calibrate"]),
         sweeps=summarise_sweeps(headline),
         fit_table=fit_table(headline),
+        incomplete_fit_table=fit_table([o for o in outcomes if not o.case.is_complete]),
         misfits=misfits(headline),
         memory_too_low=sum((o.memory_error or 0.0) < TOO_LOW for o in headline),
         coverage=_coverage(_judged(headline, shipped), grids),
