@@ -1,5 +1,6 @@
-"""One rank of a memory check: two training steps, the second under torch's memory profiler."""
+"""One rank of a memory check: a few training steps, the last under torch's memory profiler."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -17,11 +18,13 @@ from executor.training import Trainer
 from planner.models.resolve import resolve_model
 from planner.plan import load_plan
 
+NUM_STEPS = 3
+"""Two before the measured one: DDP lays out its buckets anew in the second."""
 STEP_MARK = "paraplan: measured step"
 
 
 def measure_rank(run_dir: Path) -> None:
-    """Train two steps and write the peak of live tensor bytes during the second one.
+    """Train some steps and write the peak of live tensor bytes during the last one.
 
     torch's CPU allocator tells the profiler every allocation and release, those inside kernels
     included; their running sum is exact and the same in every run. It starts before the model is
@@ -35,14 +38,15 @@ def measure_rank(run_dir: Path) -> None:
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             trainer = _trainer(settings)
-            for step in range(2):
+            for step in range(NUM_STEPS):
                 batch = trainer.source.make_batch(
                     settings.shape.global_batch_size, settings.shape.sequence_length, step
                 )
-                if step == 0:
+                if step < NUM_STEPS - 1:
                     trainer.forward_backward(batch)
                     trainer.update()
                     continue
+                gc.collect()
                 with record_function(STEP_MARK):
                     trainer.forward_backward(batch)
                     trainer.update()

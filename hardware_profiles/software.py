@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hardware_profiles.device import FlashVersion
+from hardware_profiles.device import FlashVersion, Precision
 from hardware_profiles.provenance import Provenance
 
 AttentionKernel = Literal["unfused", "flash"]
@@ -78,9 +78,15 @@ class SoftwareProfile:
     """Gradients are made anew in every step and gone after the update; else they have a buffer."""
     fully_shards: bool = False
     """Weights rest as shards whatever is sharded, and are gathered for a step (torch's FSDP2)."""
+    keeps_dummy_gradients: bool = False
+    """Products that add into the gradient buffer still hand autograd a 16-bit tensor of the
+    weight's shape, one per shape, kept for good (Transformer Engine, ``get_dummy_wgrad``)."""
     gradient_buckets: GradientBuckets = "none"
     optimizer_temporary_bytes: float = 0.0
     """Copies per parameter while the optimizer runs [B]."""
+    convolution_shares: Mapping[Precision, float] = field(default_factory=dict)
+    """Per precision, how the stack's convolution kernels compare with the device's, which are
+    measured with the best algorithm of a later library; 1 where absent [1]."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

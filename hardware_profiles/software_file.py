@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from hardware_profiles.catalog_index import profile_path
-from hardware_profiles.device import FlashVersion
+from hardware_profiles.device import FlashVersion, Precision
 from hardware_profiles.document import (
     Table,
     boolean,
@@ -13,8 +13,10 @@ from hardware_profiles.document import (
     integer,
     quantity,
     read_document,
+    sub_table,
     text,
 )
+from hardware_profiles.provenance import Provenance
 from hardware_profiles.software import AttentionKernel, GradientBuckets, SoftwareProfile
 from hardware_profiles.software_overrides import overridden, split_overrides
 from hardware_profiles.units import Dimension
@@ -32,6 +34,7 @@ OPTIONAL_SWITCHES = (
     "keeps_output",
     "frees_gradients",
     "fully_shards",
+    "keeps_dummy_gradients",
 )
 """Off where a profile leaves them out."""
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
@@ -119,7 +122,7 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             *(key for key in QUANTITIES if key not in _OPTIONAL),
         ),
         optional=(
-            *("sources", "flash_version"),
+            *("sources", "flash_version", "convolution_share"),
             *(*OPTIONAL_SWITCHES, *_OPTIONAL_CHOICES, *_OPTIONAL),
         ),
     )
@@ -129,7 +132,7 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
     fields |= {name: choice(document, name, allowed=words) for name, words in choices.items()}
     if "flash_version" in document.data:
         fields["flash_version"] = _flash_version(document)
-    provenance = {}
+    provenance: dict[str, Provenance] = {}
     for key, (name, dimension, maximum) in QUANTITIES.items():
         if key in _OPTIONAL and key not in document.data:
             continue
@@ -137,6 +140,7 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             document, key, dimension=dimension, allow_zero=key not in _POSITIVE, maximum=maximum
         )
         fields[name], provenance[name] = found.value, found.provenance
+    fields["convolution_shares"] = _convolution_shares(document, provenance)
     if fields["compute_slowdown"] < 1.0:
         slowdown = fields["compute_slowdown"]
         raise document.fail("compute_slowdown.value", f"is {slowdown!r}; expected at least 1")
@@ -146,6 +150,19 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
         provenance=provenance,
         **fields,
     )
+
+
+def _convolution_shares(
+    document: Table, provenance: dict[str, Provenance]
+) -> dict[Precision, float]:
+    """Read the factors per precision."""
+    if "convolution_share" not in document.data:
+        return {}
+    table = sub_table(document, "convolution_share")
+    check_keys(table, required=(), optional=get_args(Precision))
+    found = {key: quantity(table, key, dimension="ratio", maximum=2.0) for key in table.data}
+    provenance |= {f"convolution_shares.{key}": one.provenance for key, one in found.items()}
+    return {key: one.value for key, one in found.items()}
 
 
 def _flash_version(document: Table) -> int:

@@ -141,6 +141,7 @@ def evaluate_memory(
     terms |= overhead_memory(
         terms, stages=stages, mesh=mesh, sharding=strategy.sharding, software=problem.software,
         device_kind=problem.cluster.device.kind, gradient_bytes=problem.state.gradients,
+        num_microbatches=num_microbatches,
     )  # fmt: skip
     terms = {term: terms[term] for term in MEMORY_TERMS}
     memory = StageMemory(terms=terms)

@@ -59,6 +59,8 @@ class ItemCosts:
     lazy_workspace_bytes: Floats
     """The same with the item's own gradients of parameters made on the way [B]."""
     lazy_selective_workspace_bytes: Floats
+    weight_bytes: Floats
+    """Weights of the item's products in the compute precision, of equal experts one [B]."""
     parameters: Mapping[GradientKey, Floats]
     """Elements held by one rank, by gradient group."""
     is_recomputed: Floats
@@ -141,6 +143,7 @@ def item_costs(
         selective_workspace_bytes=spread(lambda unit: unit.selective_workspace_bytes),
         lazy_workspace_bytes=spread(lambda unit: unit.lazy_workspace_bytes),
         lazy_selective_workspace_bytes=spread(lambda unit: unit.lazy_selective_workspace_bytes),
+        weight_bytes=spread(lambda unit: unit.weight_bytes),
         parameters={
             key: spread(
                 lambda unit, key=key: sum(  # type: ignore[misc]
@@ -233,6 +236,7 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         selective_workspace_bytes=first.selective_workspace_bytes,
         lazy_workspace_bytes=first.lazy_workspace_bytes,
         lazy_selective_workspace_bytes=first.lazy_selective_workspace_bytes,
+        weight_bytes=first.weight_bytes,
         parameters=first.parameters,
         is_recomputed=first.is_recomputed,
         tied_parameters=first.tied_parameters,

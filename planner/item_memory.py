@@ -27,6 +27,8 @@ class ItemMemory:
     """The same with the gradients of the item's parameters made on the way."""
     parameters: Floats
     """Elements of the item [1]."""
+    block_weights: Floats
+    """Weights of the products of repeated blocks, 0 for other items."""
 
     @property
     def stage_of(self) -> Ints:
@@ -98,4 +100,5 @@ def item_memory(items: ItemCosts, starts: Ints) -> ItemMemory:
             "full": items.lazy_workspace_bytes + repeated,
         },
         parameters=items.total_parameters(),
+        block_weights=np.where(again, items.weight_bytes, 0.0),
     )

@@ -12,7 +12,7 @@ from planner.gathered_memory import gathered_of_items, gathered_of_stage
 from planner.gradient_sync import shard_group
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
-from planner.state_memory import StateBytes, sharded_state_bytes
+from planner.state_memory import FP32_BYTES, StateBytes, sharded_state_bytes
 from planner.strategy import Recompute, Sharding
 
 Floats = NDArray[np.float64]
@@ -28,6 +28,7 @@ MEMORY_TERMS = (
     "allocator",
 )
 _BUCKETS_IN_TURN = 2.0
+_ROOT_AND_QUOTIENT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,16 +160,38 @@ def step_memory(
         "activations": held + partly[chunk],
         "workspace": needs[at],
     }
-    shards = state_terms["optimizer"] / max(moment.state.optimizer, 1.0)
     zero = np.zeros(pp)
     update = {
         "gradients": state_terms["gradients"],
         "gathered_parameters": zero,
         "activations": zero,
-        "workspace": moment.software.optimizer_temporary_bytes * shards,
+        "workspace": _update_bytes(stages, state_terms, mesh=mesh, moment=moment),
     }
+    if moment.software.keeps_dummy_gradients:
+        dummies = np.maximum.reduceat(items.block_weights, items.starts)
+        for term in (backward, update):
+            term["workspace"] = term["workspace"] + per_rank_max(dummies, pp)
     is_update = sum(update.values(), zero) > sum(backward.values(), zero)
     return {term: np.where(is_update, update[term], backward[term]) for term in backward}
+
+
+def _update_bytes(
+    stages: StageCosts, state_terms: Mapping[str, Floats], *, mesh: MeshShape, moment: Moment
+) -> Floats:
+    """Return what the optimizer holds for itself while it runs per pipeline rank [B].
+
+    Copies of all it updates, or where it goes tensor by tensor two of the largest (torch's
+    single-tensor Adam: a root and a quotient); an item stands for its largest tensor.
+    """
+    at_once, state = moment.software.optimizer_temporary_bytes, moment.state
+    if state.optimizer == 0 or not (at_once > 0 or moment.software.frees_gradients):
+        return np.zeros(mesh.pp)
+    kept = state_terms["optimizer"] / state.optimizer
+    if at_once > 0:
+        return at_once * kept
+    share = kept / np.maximum(per_rank_sum(stages.total_parameters(), mesh.pp), 1.0)
+    largest = per_rank_max(stages.largest_item_parameters, mesh.pp)
+    return _ROOT_AND_QUOTIENT * FP32_BYTES * largest * share
 
 
 def _makes_gradients_late(mesh: MeshShape, in_flight: Floats, moment: Moment) -> NDArray[np.bool_]:
@@ -186,15 +209,33 @@ def _makes_gradients_late(mesh: MeshShape, in_flight: Floats, moment: Moment) ->
 def _edges(stages: StageCosts, *, mesh: MeshShape, software: SoftwareProfile) -> Floats:
     """Return what arrives from the stage before, less what is handed on and not kept [B].
 
-    A tensor is counted by its producer. Torch's stages hold what arrives and what they hand on;
-    Megatron-LM frees the latter (``deallocate_output_tensor``).
+    A tensor is counted by its producer. Megatron-LM frees what it handed on
+    (``deallocate_output_tensor``); torch's stages hold it, and what arrives lies in buffers that
+    :func:`overhead_memory` counts.
     """
     extra = np.zeros(stages.num_stages)
-    if mesh.pp > 1:
+    if mesh.pp > 1 and not software.fully_shards:
         extra[1:] += stages.entry_bytes[1:]
-        if not software.keeps_output:
-            extra[:-1] -= stages.entry_bytes[1:]
+        extra[:-1] -= stages.entry_bytes[1:]
     return extra
+
+
+def _receive_buffers(
+    stages: StageCosts, *, mesh: MeshShape, software: SoftwareProfile, num_microbatches: int
+) -> Floats:
+    """Return buffers in which neighbours' tensors arrive per pipeline rank [B].
+
+    Torch's stages have one per microbatch for activations and for gradients
+    (``torch.distributed.pipelining.stage``, ``_prepare_forward_infra`` and
+    ``_prepare_backward_infra``), others one of each.
+    """
+    arriving = np.zeros(stages.num_stages)
+    if mesh.pp > 1:
+        arriving[1:] += stages.entry_bytes[1:]
+        arriving[:-1] += stages.entry_bytes[1:]
+    if software.fully_shards:
+        return num_microbatches * per_rank_sum(arriving, mesh.pp)
+    return per_rank_max(arriving, mesh.pp)
 
 
 def _worst_item(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -228,6 +269,7 @@ def overhead_memory(
     software: SoftwareProfile,
     device_kind: DeviceKind,
     gradient_bytes: float,
+    num_microbatches: int,
 ) -> dict[str, Floats]:
     """Return communication buffers, the fixed part and fragmentation per pipeline rank [B]."""
     has_context = device_kind != "fpga"
@@ -238,8 +280,12 @@ def overhead_memory(
             buckets = np.minimum(_BUCKETS_IN_TURN * software.gradient_bucket_bytes, whole)
         elif software.gradient_buckets == "copies" and sharding == "none":
             buckets = whole
-    if mesh.pp > 1:
-        buckets = buckets + 2.0 * per_rank_max(stages.entry_bytes, mesh.pp)
+        elif software.gradient_buckets == "views" and sharding == "none":
+            # gradients that accumulate without a reduction are no views yet (DDP.no_sync)
+            buckets = whole if num_microbatches > 1 and software.frees_gradients else buckets
+    buckets = buckets + _receive_buffers(
+        stages, mesh=mesh, software=software, num_microbatches=num_microbatches
+    )
     moving = terms["activations"] + terms["workspace"] + terms["gathered_parameters"]
     return {
         "communication": buckets,

@@ -248,12 +248,17 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         read_bytes=read_bytes(operator, cut),
         weight_gradient_bytes=(
             sum(share.num_parameters for share in parameters) * setting.workload.compute_bytes
-            if is_training and software.gradient_accumulation_bytes > 0
+            if is_training and _copies_gradients(software)
             else 0.0
         ),
         parameters=parameters,
         uses=(*_statistics(setting, name, choice), *_key_exchange(setting, name, choice)),
     )
+
+
+def _copies_gradients(software: SoftwareProfile) -> bool:
+    """Whether products write a weight's gradient beside its place, instead of adding to it."""
+    return software.frees_gradients or software.gradient_accumulation_bytes > 0
 
 
 def _saved(setting: Setting, name: str, choice: str | None) -> tuple[float, float]:

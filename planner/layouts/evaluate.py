@@ -30,7 +30,7 @@ from planner.layouts.kept import kept_bytes
 from planner.layouts.liveness import Transients, backward_transients, held_bytes
 from planner.layouts.problem import shared_parameters
 from planner.layouts.reshard import PARTIAL
-from planner.layouts.sizes import divided_sizes
+from planner.layouts.sizes import divided_sizes, expert_labels, num_elements
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import Axis, CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.workload import Workload
@@ -189,6 +189,7 @@ def _terms(
         selective_workspace_bytes=transients.selective,
         lazy_workspace_bytes=transients.lazy,
         lazy_selective_workspace_bytes=transients.lazy_selective,
+        weight_bytes=_weight_bytes(setting, unit, costs),
         tied_parameters=_tied_parameters(setting, unit, states),
     )
 
@@ -277,6 +278,18 @@ def _gradient_groups(
 def _is_first_reader(graph: ModelGraph, tensor: str, operator: str) -> bool:
     flow = tensor_flows(graph).get(tensor)
     return flow is None or flow.readers[0].operator == operator
+
+
+def _weight_bytes(setting: Setting, unit: Unit, costs: dict[str, OperatorCost]) -> float:
+    """Return the weights of a unit's products, one expert for all [B]."""
+    elements = 0.0
+    for name in unit.operators:
+        operator = setting.graph.operator(name)
+        if operator.kind == "matmul":
+            experts = num_elements(expert_labels(operator), setting.sizes) / setting.mesh.ep
+            own = costs[name].num_parameters
+            elements += own / experts if expert_labels(operator) else own
+    return elements * setting.workload.compute_bytes
 
 
 def _tied_parameters(setting: Setting, unit: Unit, states: dict[str, TensorState]) -> float:

@@ -79,6 +79,8 @@ class UnitTerms:
     forward_calls: float = 0.0
     """Kernels that the host launches for the forward pass [1]."""
     backward_calls: float = 0.0
+    weight_bytes: float = 0.0
+    """Weights of products in the compute precision, of equal experts one [B]."""
     tied_parameters: float = 0.0
     """Elements of parameters that an earlier unit counts already (a head that shares an embedding's
     weight): held again where the two are on different stages [1]."""
