@@ -48,7 +48,8 @@ def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float
         return Interval(
             low_s=step_time_s * math.exp(-UNKNOWN_OFF),
             high_s=step_time_s * math.exp(UNKNOWN_OFF),
-            basis=f"assumed: no published step on a {setting.device_kind.upper()} is held against",
+            basis=f"an assumed factor of two: no published step on {setting.device_kind.upper()} "
+            "devices is known",
         )
     return Interval(
         low_s=step_time_s * math.exp(spread.low * table.widening),

@@ -3,17 +3,30 @@
 from collections.abc import Iterable, Mapping
 
 from hardware_profiles.provenance import Provenance, SourceKind
+from planner.graph import OperatorKind
 from planner.problem import Problem
 
 TRUST: tuple[SourceKind, ...] = ("measured", "derived", "datasheet", "assumed")
 """Kinds of sources, the best first; a part is worth as much as the weakest of its quantities."""
-_COMPUTE = ("matmul.", "memory_efficiency", "attention_", "launch_latency_s")
-_MEMORY = ("memory_efficiency", "memory_bandwidth")
+_KERNELS: Mapping[str, tuple[tuple[OperatorKind, ...], tuple[str, ...]]] = {
+    "matrix products": (
+        ("matmul",), ("matmul.sustained_efficiency", "matmul.sustained_clock", "matmul.half_k"),
+    ),
+    "attention": (("attention",), ("attention_forward_eff", "attention_backward_eff")),
+    "convolutions": (
+        ("convolution",), ("matmul.sustained_efficiency", "convolution_gain", "convolution_share"),
+    ),
+    "memory-bound kernels": (
+        ("elementwise", "normalization", "softmax", "pooling"), ("memory_efficiency",),
+    ),
+}  # fmt: skip
+"""Kinds of operators, and the rates that decide their time."""
+_MEMORY = ("memory_efficiency",)
 _NETWORK_TERMS = ("tensor", "data", "pipeline", "context", "expert")
 
 
 def term_sources(problem: Problem, breakdown_s: Mapping[str, float]) -> dict[str, SourceKind]:
-    """Return the weakest kind of source of each part of a step that takes time.
+    """Return the weakest kind of source of what each part of a step rests on.
 
     Parameters
     ----------
@@ -25,22 +38,21 @@ def term_sources(problem: Problem, breakdown_s: Mapping[str, float]) -> dict[str
     Returns
     -------
     dict
-        By part; ``overlap`` stands for the shares that hide communication behind compute.
+        Compute by kind of kernel, communication and optimizer by part of the step where they take
+        time; ``overlap`` stands for the shares that hide communication behind compute.
     """
-    cluster = problem.cluster
-    devices = [group.device.provenance for group in cluster.node_groups]
-    network = worst_kind(_network(problem), ("intra.", "inter."))
-    found: dict[str, SourceKind] = {}
-    for term, seconds in breakdown_s.items():
-        if seconds <= 0:
-            continue
-        if term == "compute":
-            found[term] = weakest(worst_kind(device, _COMPUTE) for device in devices)
-        elif term == "optimizer":
-            found[term] = weakest(worst_kind(device, _MEMORY) for device in devices)
-        elif term in _NETWORK_TERMS:
-            found[term] = network
-    if any(breakdown_s.get(term, 0.0) > 0 for term in _NETWORK_TERMS):
+    devices = [group.device.provenance for group in problem.cluster.node_groups]
+    kinds = {operator.kind for _, operator in problem.graph.graph.nodes(data="operator")}
+    found = {
+        words: weakest(worst_kind(device, rates) for device in devices)
+        for words, (operators, rates) in _KERNELS.items()
+        if not kinds.isdisjoint(operators)
+    }
+    if breakdown_s.get("optimizer", 0.0) > 0:
+        found["optimizer"] = weakest(worst_kind(device, _MEMORY) for device in devices)
+    exchanges = [term for term in _NETWORK_TERMS if breakdown_s.get(term, 0.0) > 0]
+    found |= dict.fromkeys(exchanges, worst_kind(_network(problem), ("intra.", "inter.")))
+    if exchanges:
         found["overlap"] = worst_kind(problem.software.provenance, ("overlap_",))
     return found
 

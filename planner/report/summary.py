@@ -11,6 +11,7 @@ from typing import Any
 
 from planner.plan import Plan
 from planner.report.words import strategy_in_words, term_label
+from planner.term_sources import TRUST
 
 TIME_TERMS = (
     "compute", "tensor", "data", "pipeline", "context", "expert", "bubble", "optimizer", "input",
@@ -227,10 +228,10 @@ def _sources(value: Any) -> str:
     """Return the parts of a step by kind of source: ``measured: compute; assumed: overlap``."""
     if not isinstance(value, Mapping):
         return ""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {kind: [] for kind in TRUST}
     for term, kind in value.items():
         kinds.setdefault(str(kind), []).append(term_label(str(term)))
-    return "; ".join(f"{kind}: {', '.join(terms)}" for kind, terms in sorted(kinds.items()))
+    return "; ".join(f"{kind}: {', '.join(terms)}" for kind, terms in kinds.items() if terms)
 
 
 def _cost_of(

@@ -93,9 +93,16 @@ def test_the_range_holds_the_prediction() -> None:
         assert found["step_time_interval_basis"]
 
 
+def test_without_published_steps_the_range_is_a_factor_of_two_and_says_so() -> None:
+    found = predicted("dp=1", model="mlp", cluster="alveo-u250", global_batch=8)
+    low, high = found["step_time_interval_s"]
+    assert (low, high) == pytest.approx((found["step_time_s"] / 2, found["step_time_s"] * 2))
+    assert "no published step on FPGA devices" in found["step_time_interval_basis"]
+
+
 def test_the_report_says_where_the_parts_come_from() -> None:
     found = predicted("dp=2,tp=4")
-    assert set(found["term_sources"]) >= {"compute", "tensor", "overlap"}
+    assert set(found["term_sources"]) >= {"matrix products", "attention", "tensor", "overlap"}
     assert set(found["term_sources"].values()) <= set(TRUST)
     assert "overlap" not in predicted("dp=1")["term_sources"]
 

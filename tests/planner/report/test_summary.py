@@ -96,3 +96,18 @@ def test_a_model_without_sequence_is_told_in_samples(full_plan: Plan) -> None:
 )
 def test_strategies_in_words(text: str, expected: str) -> None:
     assert expected in strategy_in_words(text)
+
+
+def test_sources_of_the_parts_are_told_best_first(bare_plan: Plan) -> None:
+    sources = {"overlap": "assumed", "attention": "measured", "data": "derived"}
+    basis = "9 published steps"
+    told = summarise(
+        bare_plan.model_copy(
+            update={"prediction": {"term_sources": sources, "step_time_interval_basis": basis}}
+        )
+    )
+    assert told.term_sources == (
+        "measured: attention; derived: gradient and weight exchange; assumed: overlap"
+    )
+    assert told.interval_basis == basis
+    assert summarise(bare_plan).term_sources == ""
