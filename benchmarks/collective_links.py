@@ -140,10 +140,11 @@ FITS = (
         for cluster, system, framework, files in (
             ("pcie-l40s-8", "8xL40S PCIe node", False, ()),
             ("pcie-rtx-pro-6000-8", "8xRTX PRO 6000 Blackwell PCIe Gen5 node", False,
-             ("pcie-h100-8",)),
+             ("pcie-h100-8", "pcie-a100-8", "pcie-a40-8", "pcie-rtx-a6000-4")),
             ("pcie-rtx-3090-8", "8xRTX 3090 PCIe server", True, ("pcie-rtx-4090-8",)),
             ("pcie-p100-4", "8xP100 PCIe server(s) (Baidu DeepBench)", False,
-             ("pcie-v100-8", "pcie-t4-8", "pcie-k20-8")),
+             ("pcie-v100-8", "pcie-t4-8", "pcie-k20-8", "pcie-k80-8", "pcie-m40-4", "pcie-p40-8",
+                 "dgx-1p-pcie")),
         )
     ),
     Fit(
