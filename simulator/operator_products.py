@@ -62,13 +62,24 @@ def tiled_product_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: f
     operand_cost = shape.operand_cost * min(1.0, pace * ITEM_BYTES[work.precision] / 2)
     tiles_on_offer = _tiles(min(shape.tile_m, longest), min(shape.tile_n, longest), operand_cost)
     half_k = pace * shape.half_k
+    whole = work.batch * work.m * work.n * work.k
+    edges = {edge for edge, _, _ in tiles_on_offer}
+    side_m = {edge: _cut(work.m, edge, smallest) for edge in edges}
+    side_n = {edge: _cut(work.n, edge, smallest) for edge in edges}
     for edge_m, edge_n, share in tiles_on_offer:
-        rows = min(max(work.m, smallest), edge_m)
-        columns = min(max(work.n, smallest), edge_n)
-        tiles = work.batch * _soft_ceil(work.m / edge_m) * _soft_ceil(work.n / edge_n)
-        padded = rows * columns * _steps(tiles / units, work.k, half_k) * units
+        if whole / share >= least:
+            break  # nor would the smaller tiles be faster, even if they divided the product evenly
+        rows, num_rows = side_m[edge_m]
+        columns, num_columns = side_n[edge_n]
+        waves = work.batch * num_rows * num_columns / units
+        padded = rows * columns * _steps(waves, work.k, half_k) * units
         least = min(least, padded / share)
-    return work.num_flops / rate_flops_per_s * least / (work.batch * work.m * work.n * work.k)
+    return work.num_flops / rate_flops_per_s * least / whole
+
+
+def _cut(size: float, edge: float, smallest: float) -> tuple[float, float]:
+    """Return the length of a side of a tile that counts, and how many tiles cover the side."""
+    return min(max(size, smallest), edge), _soft_ceil(size / edge)
 
 
 def _pace(work: Work, device: DeviceProfile) -> float:
@@ -82,17 +93,16 @@ def _pace(work: Work, device: DeviceProfile) -> float:
 def _tiles(
     tile_m: float, tile_n: float, operand_cost: float
 ) -> tuple[tuple[float, float, float], ...]:
-    """Return edges of the tiles on offer and their rates relative to the largest."""
-    edges = sorted(
-        {
-            (first * part_m, second * part_n)
-            for first, second in ((tile_m, tile_n), (tile_n, tile_m))
-            for part_m in _TILE_PARTS
-            for part_n in _TILE_PARTS
-        }
-    )
+    """Return edges of the tiles on offer and their rates relative to the largest, fastest first."""
+    edges = {
+        (first * part_m, second * part_n)
+        for first, second in ((tile_m, tile_n), (tile_n, tile_m))
+        for part_m in _TILE_PARTS
+        for part_n in _TILE_PARTS
+    }
     largest = 1.0 + operand_cost * (1 / tile_m + 1 / tile_n)
-    return tuple((a, b, largest / (1.0 + operand_cost * (1 / a + 1 / b))) for a, b in edges)
+    tiles = [(a, b, largest / (1.0 + operand_cost * (1 / a + 1 / b))) for a, b in edges]
+    return tuple(sorted(tiles, key=lambda tile: (-tile[2], tile)))
 
 
 def _steps(waves: float, length: float, half_length: float) -> float:
