@@ -20,7 +20,8 @@ def as_text(results: Results, *, shows_cases: bool = True) -> str:
     lines += _row_lines("group (complete, judging)", results.groups)
     lines += _row_lines("an input is not stated", results.incomplete)
     lines += _row_lines("used for fitting", results.calibrate)
-    lines += _sweep_lines(results.sweeps)
+    lines += _sweep_lines("sweeps", results.sweeps)
+    lines += _sweep_lines("sweeps, an input is not stated", results.incomplete_sweeps)
     lines += _fit_lines(results)
     lines += _coverage_lines(results.coverage)
     lines += _worst_lines(results.worst)
@@ -84,12 +85,10 @@ def _row_lines(title: str, rows: Sequence[Row]) -> Iterator[str]:
     yield ""
 
 
-def _sweep_lines(sweeps: Sequence[SweepSummary]) -> Iterator[str]:
+def _sweep_lines(title: str, sweeps: Sequence[SweepSummary]) -> Iterator[str]:
     if not sweeps:
         return
-    yield (
-        f"{'sweeps':<34}{'n':>5}{'median tau':>12}{'tau>=0.85':>11}{'regret<=3%':>12}{'median':>8}"
-    )
+    yield (f"{title:<34}{'n':>5}{'median tau':>12}{'tau>=0.85':>11}{'regret<=3%':>12}{'median':>8}")
     for group in sorted({sweep.group for sweep in sweeps}):
         members = [sweep for sweep in sweeps if sweep.group == group]
         taus = [sweep.kendall_tau for sweep in members if sweep.kendall_tau is not None]

@@ -63,6 +63,7 @@ def document(results: Results, *, images: Sequence[tuple[str, str]]) -> str:
         "source does not state are the planner's choice.\n",
         results.incomplete,
     )
+    parts += _sweep_table(results.incomplete_sweeps)
     parts += _groups(
         "## Cases that profiles may be fitted on\n\nNot in the tables above.\n", results.calibrate
     )
@@ -128,6 +129,12 @@ def _sweeps(sweeps: Sequence[SweepSummary]) -> Iterator[str]:
         "strategies. Kendall's τ compares the two orders; *regret* is how much slower than the "
         "best measured the strategy runs that we would pick.\n"
     )
+    yield from _sweep_table(sweeps)
+
+
+def _sweep_table(sweeps: Sequence[SweepSummary]) -> Iterator[str]:
+    if not sweeps:
+        return
     yield table(
         ("group", "sweeps", "median τ", f"τ ≥ {GOOD_TAU}", "pick is the best",
          f"regret ≤ {GOOD_REGRET:.0%}", "median regret", "worst regret"),

@@ -58,6 +58,8 @@ class Results:
     calibrate: tuple[Row, ...]
     """Groups of cases that profiles may be fitted on."""
     sweeps: tuple[SweepSummary, ...]
+    incomplete_sweeps: tuple[SweepSummary, ...]
+    """Ranking within a source does not need all that it leaves out."""
     fit_table: FitTable
     incomplete_fit_table: FitTable
     misfits: tuple[Misfits, ...]
@@ -88,6 +90,7 @@ def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = N
         incomplete=_rows([o for o in outcomes if not o.case.is_complete]),
         calibrate=_rows([o for o in outcomes if o.case.role == "calibrate"]),
         sweeps=summarise_sweeps(headline),
+        incomplete_sweeps=summarise_sweeps(o for o in outcomes if not o.case.is_complete),
         fit_table=fit_table(headline),
         incomplete_fit_table=fit_table([o for o in outcomes if not o.case.is_complete]),
         misfits=misfits(headline),

@@ -134,21 +134,23 @@ def summarise_sweeps(outcomes: Iterable[Outcome]) -> tuple[SweepSummary, ...]:
     """Return the sweeps with at least two measured cases, by group and name."""
     sweeps: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        if outcome.case.sweep is not None and outcome.predicted is not None:
+        if outcome.case.sweep is not None:
             sweeps.setdefault((outcome.case.group, outcome.case.sweep), []).append(outcome)
     found = (_sweep(key, members) for key, members in sorted(sweeps.items()))
     return tuple(summary for summary in found if summary is not None)
 
 
 def _sweep(key: tuple[str, str], members: list[Outcome]) -> SweepSummary | None:
-    timed = [outcome for outcome in members if outcome.case.step_time_s is not None]
+    """Return a sweep; what cannot be predicted is never picked, but may be the best measured."""
+    measured_ones = [outcome for outcome in members if outcome.case.step_time_s is not None]
+    timed = [outcome for outcome in measured_ones if outcome.predicted is not None]
     if len(timed) < 2:  # noqa: PLR2004
         return None
     predicted = [_predicted_s(outcome) for outcome in timed]
     measured = [_measured_s(outcome) for outcome in timed]
     able = [o for o in members if o.predicted is not None and o.predicted.fits] or timed
     pick = min(able, key=lambda o: (_predicted_s(o), o.case.id))
-    best = min(timed, key=lambda o: (_measured_s(o), o.case.id))
+    best = min(measured_ones, key=lambda o: (_measured_s(o), o.case.id))
     return SweepSummary(
         group=key[0],
         sweep=key[1],

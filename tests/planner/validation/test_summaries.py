@@ -83,6 +83,15 @@ def test_a_pick_must_fit_and_must_have_run() -> None:
     assert math.isinf(sweep.regret)
 
 
+def test_what_cannot_be_predicted_may_still_be_the_best() -> None:
+    ran = [outcome("a", published=1.0, predicted=1.0, sweep="s"),
+           outcome("b", published=1.5, predicted=1.1, sweep="s")]  # fmt: skip
+    (sweep,) = summarise_sweeps([*ran, outcome("c", published=0.5, predicted=None, sweep="s")])
+    assert (sweep.number, sweep.pick, sweep.best) == (2, "a", "c")
+    assert sweep.regret == pytest.approx(1.0)
+    assert summarise_sweeps([ran[0], outcome("c", predicted=None, sweep="s")]) == ()
+
+
 def test_the_confusion_table_counts_runs_with_a_step_time_as_fitting() -> None:
     found = fit_table(
         [outcome(), outcome(used=1.1), outcome(published=None, fits=False),
