@@ -88,6 +88,7 @@ CLUSTERS = {
     "JeanZay 4xV100-16GB node (NVLink2)": "dgx-1v-16g?devices_per_node=4",
     "TPU v5e 4-chip ring without wraparound": "tpu-v5e:16",
     "V100-16GB host (4 GPUs, NVLink2)": "dgx-1v-16g?devices_per_node=4",
+    "TPU v6e-256 slice": "tpu-v6e:256",
     "TPU7x (Ironwood) slice 2x2x1 (4 chips, 8 devices)": "tpu-v7:4",
     "TPU7x (Ironwood) slice 2x2x2 (8 chips, 16 devices)": "tpu-v7:8",
 }
@@ -167,7 +168,7 @@ def measured(row):
     if is_peak and not row["busbw_GBps"]:
         return "neither a size nor a rate is stated"
     if is_peak:
-        num_bytes = 2.0**33
+        num_bytes = float(row["bytes"] or 2.0**33)
         factor = BUS_FACTOR.get(kind, 1.0) * (ranks - 1) / ranks or 1.0
         time_s = factor * num_bytes / (float(row["busbw_GBps"]) * 1e9)
     else:

@@ -58,12 +58,18 @@ _RELAY_SHARE = 0.83
 four v5e chips take 680 us where the links alone need 567 ("How to scale your model", 2025, section
 3). Two chips relay nothing: 179 of 180 GB/s on Ironwood (tpu-recipes, all-gather) [1]."""
 _PAIR = 2
+_SEVERAL_RINGS_SHARE = 0.655
+"""Share of their joint rate that rings along several axes keep at once: 607 MB are all-reduced on
+a 16x16 slice of v6e at 236 GB/s, four directions of 90 GB/s would carry 360 (tpu-recipes,
+microbenchmarks) [1]."""
 
 
 def _num_directions(axes: tuple[TorusAxis, ...]) -> float:
     """Return the outgoing links that a ring pattern keeps busy on the least connected chip."""
     lines = (1.0 if axis.size <= _PAIR else _RELAY_SHARE for axis in axes if not axis.wraps)
-    return sum(lines) + 2 * sum(axis.wraps for axis in axes)
+    num_rings = sum(axis.wraps for axis in axes)
+    share = _SEVERAL_RINGS_SHARE if num_rings > 1 else 1.0
+    return sum(lines) + 2 * num_rings * share
 
 
 def _num_hops(axes: tuple[TorusAxis, ...]) -> int:
