@@ -81,12 +81,18 @@ class SoftwareProfile:
     keeps_dummy_gradients: bool = False
     """Products that add into the gradient buffer still hand autograd a 16-bit tensor of the
     weight's shape, one per shape, kept for good (Transformer Engine, ``get_dummy_wgrad``)."""
+    fuses_cross_entropy: bool = False
+    """The loss makes its gradient in the place of the probabilities it kept (Megatron Core,
+    ``cross_entropy_loss_fusion``)."""
     gradient_buckets: GradientBuckets = "none"
     optimizer_temporary_bytes: float = 0.0
     """Copies per parameter while the optimizer runs [B]."""
     convolution_shares: Mapping[Precision, float] = field(default_factory=dict)
     """Per precision, how the stack's convolution kernels compare with the device's, which are
     measured with the best algorithm of a later library; 1 where absent [1]."""
+    memory_share: float = 1.0
+    """Share of the bandwidth of a large copy that the stack's element-wise, norm and pooling
+    kernels reach [1]."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

@@ -35,6 +35,7 @@ OPTIONAL_SWITCHES = (
     "frees_gradients",
     "fully_shards",
     "keeps_dummy_gradients",
+    "fuses_cross_entropy",
 )
 """Off where a profile leaves them out."""
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
@@ -51,6 +52,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
     "gradient_bucket_per_rank": ("gradient_bucket_per_rank_bytes", "size", 1e9),
+    "memory_share": ("memory_share", "ratio", 1.0),
     "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
     "optimizer_temporary": ("optimizer_temporary_bytes", "size", 100.0),
     "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
@@ -64,9 +66,10 @@ _OPTIONAL = {
     "overlap_tensor_backward",
     "gradient_bucket_per_rank",
     "optimizer_temporary",
+    "memory_share",
 }
-"""Zero where a profile leaves it out."""
-_POSITIVE = {"compute_slowdown", "gradient_bucket"}
+"""Neutral where a profile leaves it out."""
+_POSITIVE = {"compute_slowdown", "gradient_bucket", "memory_share"}
 _OPTIONAL_CHOICES = {"gradient_buckets": get_args(GradientBuckets)}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 
@@ -162,7 +165,7 @@ def _convolution_shares(
     check_keys(table, required=(), optional=get_args(Precision))
     found = {key: quantity(table, key, dimension="ratio", maximum=2.0) for key in table.data}
     provenance |= {f"convolution_shares.{key}": one.provenance for key, one in found.items()}
-    return {key: one.value for key, one in found.items()}
+    return {key: found[key].value for key in get_args(Precision) if key in found}
 
 
 def _flash_version(document: Table) -> int:

@@ -249,8 +249,8 @@ def _worst_item(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _worst_chunk(values: Floats, pipeline_size: int) -> NDArray[np.int64]:
     """Return the virtual stage with the largest value of each pipeline rank."""
-    chunk = values.reshape(-1, pipeline_size).argmax(axis=0)
-    return chunk * pipeline_size + np.arange(pipeline_size)
+    chunk: NDArray[np.int64] = values.reshape(-1, pipeline_size).argmax(axis=0).astype(np.int64)
+    return chunk * pipeline_size + np.arange(pipeline_size, dtype=np.int64)
 
 
 def inference_memory(stages: StageCosts, *, pipeline_size: int) -> dict[str, Floats]:

@@ -206,7 +206,8 @@ def own_copies_bytes(operator: Operator, cut: Cut) -> float:
 
     A loss over classes makes the gradient of the log-probabilities before that of the logits
     (torch's ``nll_loss`` and ``log_softmax``); fused, the 16-bit logits are still there when the
-    probabilities are made (Megatron-LM, ``vocab_parallel_cross_entropy(output.float())``). Unfused
+    probabilities are made (Megatron-LM, ``vocab_parallel_cross_entropy(output.float())``); as one
+    kernel its gradient takes the place of the probabilities, and 16-bit logits remain. Unfused
     attention makes the gradients of probabilities and scores; a fused kernel sums the query's
     gradient in fp32 (FlashAttention-2, arXiv:2307.08691, algorithm 2). In inference it is all that
     enters and leaves.
@@ -214,6 +215,8 @@ def own_copies_bytes(operator: Operator, cut: Cut) -> float:
     inputs, outputs, _ = endpoint_bytes(operator, cut)
     if not cut.workload.is_training:
         return inputs + outputs
+    if operator.kind == "loss" and cut.software.fuses_cross_entropy:
+        return -inputs / 2.0
     if operator.kind == "loss":
         return inputs / 2.0 if cut.software.fuses_elementwise else inputs
     if operator.kind != "attention":

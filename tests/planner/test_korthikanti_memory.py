@@ -5,7 +5,7 @@ import pytest
 
 from planner.evaluation import evaluate_memory
 from planner.problem import PriceBook, Problem
-from planner.strategy import parse_strategy
+from planner.strategy import Recompute, parse_strategy
 from simulator.closed_form import in_flight_per_chunk
 from tests.planner.problems import evaluated, problem_of
 
@@ -24,7 +24,7 @@ def problem() -> Problem:
     return problem_of(MODEL, seq_len=S, precision="fp16", software="megatron-2021")
 
 
-def block_bytes(strategy: str, *, recompute: str = "none") -> float:
+def block_bytes(strategy: str, *, recompute: Recompute = "none") -> float:
     """Return what one block keeps; items are embedding, blocks, head [B]."""
     items = evaluated(problem(), f"{strategy},microbatch={B},recompute={recompute}").stages.items
     assert items is not None

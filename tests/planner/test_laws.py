@@ -107,7 +107,13 @@ def test_fsdp_moves_half_as_much_again() -> None:
 def test_zero_memory(sharding: str, per_parameter: object, size: int) -> None:
     """16 bytes of Adam per parameter, sharded in three steps (arXiv:1910.02054, figure 1)."""
     problem = problem_of()
-    software = replace(problem.software, gradient_precision="compute", master_weights=True)
+    software = replace(
+        problem.software,
+        gradient_precision="compute",
+        master_weights=True,
+        fully_shards=False,
+        frees_gradients=False,
+    )
     found = evaluated(
         replace(problem, software=software), f"dp={size},microbatch=4,sharding={sharding}"
     ).memory.breakdown_of_largest()
