@@ -62,9 +62,9 @@ def test_a_cluster_without_a_price_has_no_cost(call: Call) -> None:
 
 
 def test_recomputation_raises_hardware_flops_only(call: Call) -> None:
-    arguments = ("simulate", "gpt2", "--cluster", MACHINE, "-b", "8", "--seq-len", "128")
-    plain = object_of(call, *arguments)
-    full = object_of(call, *arguments, "--strategy", "recompute=full")
+    arguments = ("simulate", "gpt2", "--cluster", MACHINE, "-b", "64", "--seq-len", "128")
+    plain = object_of(call, *arguments, "--strategy", "microbatch=64")
+    full = object_of(call, *arguments, "--strategy", "microbatch=64,recompute=full")
     assert plain["hfu"] == plain["mfu"]
     assert full["hfu"] > full["mfu"]
     assert full["hfu"] / full["mfu"] <= 4 / 3 * (1 + 1e-9)
