@@ -133,9 +133,11 @@ def _product(row, sizes, precision):
     if row["dtype"] == "fp8_block" and "timed eagerly" in row["notes"]:
         return ()  # 180 us of host time per call
     m, n, k, groups = sizes["m"], sizes["n"], sizes["k"], sizes.get("groups", 1.0)
+    if "stage=bwd_grad_w" in row["shape"]:  # sizes are those of the forward product
+        m, n, k = n, k, m
     element = ELEMENT_BYTES[precision]
     out = 2 if precision == "fp8" else element
-    if "fp32 accumulate" in row["notes"]:
+    if "fp32 accumulate" in row["notes"] or "stage=bwd_grad_w" in row["shape"]:
         out = 8  # the gradient's buffer is read and written in fp32
     product = Work(
         kind="matmul", precision=precision, num_flops=2 * groups * m * n * k, batch=groups,

@@ -56,6 +56,8 @@ def tiled_product_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: f
     shape = device.matmul
     units = device.num_compute_units
     smallest = _SMALLEST_EDGE * min(shape.tile_m, shape.tile_n)
+    if work.batch > 1:  # the kernel of a group has one tile shape, whatever fills its last tiles
+        smallest = float("inf")
     least = float("inf")
     longest = _VECTOR_TILE if work.precision in ("fp32", "fp64") else float("inf")
     pace = _pace(work, device)

@@ -41,6 +41,7 @@ _DROPOUT_PASSES = 2.0
 """Dropout on the probabilities is a kernel of its own, which keeps its mask: Korthikanti et al.
 2022, arXiv:2205.05198, section 4.1 lists its input, mask and output apart [1]."""
 _FP32_BYTES = 4.0
+_HALF_BYTES = 2
 _CAUSAL_SHARE = 0.5
 """Share of the score matrix that a fused kernel computes under a causal mask; its measured rates
 count so (Dao 2023, arXiv:2307.08691, section 4.1) [1]."""
@@ -380,7 +381,8 @@ def _backward_products(
             precision=precision_of(operator, cut.workload.precision),
             aligned=_is_aligned(operator, cut, n, k),
             num_flops=flops / len(shapes),
-            memory_bytes=num_bytes / len(shapes),
+            memory_bytes=num_bytes / len(shapes)
+            + (_accumulated_bytes(operator, cut) if number == len(shapes) - 1 else 0.0),
             batch=batch,
             m=rows,
             n=columns,
@@ -393,6 +395,20 @@ def _backward_products(
         )
         for number, (rows, columns, inner) in enumerate(shapes)
     )
+
+
+def _accumulated_bytes(operator: Operator, cut: Cut) -> float:
+    """Return what a product moves beyond its 16-bit result to add it into an fp32 buffer [B].
+
+    Only where the product does so itself (Megatron-LM's fused accumulation of weight gradients):
+    elsewhere the copy is a part of ``gradient_accumulation_bytes``.
+    """
+    software, item = cut.software, cut.workload.compute_bytes
+    adds = software.gradient_precision == "fp32" and software.gradient_accumulation_bytes == 0.0
+    if not adds or item > _HALF_BYTES:
+        return 0.0
+    parameters = endpoint_bytes(operator, cut)[2]
+    return parameters / item * (2.0 * _FP32_BYTES - item)
 
 
 def _scores(operator: Operator, cut: Cut) -> float:

@@ -48,6 +48,16 @@ def test_operand_cost_forbids_small_tiles(ideal_device):
     assert slower(640) == pytest.approx(3 * 128**2 / (10 * 64**2))
 
 
+def test_groups_fill_whole_tiles(ideal_device):
+    def seconds(rows, groups):
+        work = replace(product(rows, 1280, 8192), batch=groups)
+        work = replace(work, num_flops=work.num_flops * groups)
+        return tiled_product_time(work, device=ideal_device, rate_flops_per_s=1e12)
+
+    assert seconds(24, 20.0) == pytest.approx(seconds(32, 20.0))  # a quarter of 128 rows
+    assert seconds(24, 1.0) < seconds(32, 1.0)
+
+
 def test_kernel_time_counts_once_per_product(toy_device, toy_software):
     def seconds(work, device):
         return operator_time(work, device=device, software=toy_software)
