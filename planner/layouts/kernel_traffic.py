@@ -30,7 +30,7 @@ def unseen_bytes(
     kept_fp32_bytes : float
         Other fp32 tensors that it keeps [B].
     is_fused : bool
-        Whether the stack fuses chains.
+        Whether the stack fuses chains, or for a loss its cross entropy.
     backward : bool
         Which pass.
 

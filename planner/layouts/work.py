@@ -268,7 +268,12 @@ def _unseen(operator: Operator, cut: Cut, *, backward: bool) -> float:
     }
     return unseen_bytes(
         operator, endpoints=endpoint_bytes(operator, cut), mask_bytes=kept["bool"],
-        kept_fp32_bytes=kept["fp32"], is_fused=cut.software.fuses_elementwise, backward=backward,
+        kept_fp32_bytes=kept["fp32"], backward=backward,
+        is_fused=(
+            cut.software.fuses_cross_entropy
+            if operator.kind == "loss"
+            else cut.software.fuses_elementwise
+        ),
     )  # fmt: skip
 
 
