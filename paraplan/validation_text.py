@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from planner.validation.aims import Aim, aims
+from planner.validation.aims import GOOD_TAU, Aim, aims
 from planner.validation.coverage import Coverage
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
@@ -94,7 +94,7 @@ def _sweep_lines(title: str, sweeps: Sequence[SweepSummary]) -> Iterator[str]:
         taus = [sweep.kendall_tau for sweep in members if sweep.kendall_tau is not None]
         regrets = [sweep.regret for sweep in members]
         good = sum(regret <= GOOD_REGRET for regret in regrets) / len(regrets)
-        rank = f"{median(taus):>12.2f}{_share(t >= 0.85 for t in taus):>11.0%}" if taus else ""  # noqa: PLR2004
+        rank = f"{median(taus):>12.2f}{_share(t >= GOOD_TAU for t in taus):>11.0%}" if taus else ""
         yield f"{group:<34}{len(members):>5}{rank:>23}{good:>12.0%}{median(regrets):>8.1%}"
     yield ""
 

@@ -102,7 +102,8 @@ def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = N
 
 
 def _badness(outcome: Outcome) -> tuple[float, str]:
-    return abs(outcome.step_error or 0.0), outcome.case.name
+    """Return how many times too fast or too slow a prediction is, as a logarithm."""
+    return abs(outcome.log_residual or 0.0), outcome.case.name
 
 
 def grid_groups(outcomes: Sequence[Outcome]) -> frozenset[str]:
