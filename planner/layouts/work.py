@@ -5,25 +5,24 @@ of the tensor axis and of the experts, and turns the operator's terms into
 :class:`simulator.work.Work`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
 from hardware_profiles.software import SoftwareProfile
-from planner.graph import FlopTerm, ModelGraph, Operator, TensorTerm
-from planner.layouts.kernel_traffic import unseen_bytes
-from planner.layouts.norm_traffic import batch_norm_bytes, is_batch_norm, norm_before
+from planner.graph import FlopTerm, Operator, TensorTerm
+from planner.layouts.cut import Cut, endpoint_bytes, is_fused, local_elements, term_bytes
 from planner.layouts.precision import CAST_BYTES, is_aligned, precision_of, runs_in_fp8
 from planner.layouts.sizes import (
-    carries,
     expert_labels,
     flat_labels,
-    held_labels,
     item_bytes,
-    num_elements,
     read_labels,
 )
-from planner.workload import Workload
+from planner.layouts.traffic import operator_traffic
 from simulator.work import Work, WorkKind
+
+__all__ = [
+    "Cut", "attention_kernel", "backward_work", "endpoint_bytes", "forward_work", "is_fused",
+    "kept_terms", "local_elements", "own_copies_bytes", "read_bytes", "saved_terms", "score_bytes",
+    "term_bytes", "total_flops",
+]  # fmt: skip
 
 _PRODUCT_KINDS: dict[str, WorkKind] = {
     "matmul": "matmul",
@@ -47,43 +46,10 @@ _CAUSAL_SHARE = 0.5
 count so (Dao 2023, arXiv:2307.08691, section 4.1) [1]."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cut:
-    """How one operator is cut, beside microbatch and context."""
-
-    graph: ModelGraph
-    sizes: Mapping[str, float]
-    """Label -> size that the other axes leave [1]."""
-    choice: str | None
-    size: int
-    """Ranks of the tensor axis [1]."""
-    expert_size: int
-    """Ranks among which experts are split [1]."""
-    workload: Workload
-    software: SoftwareProfile
-
-
-def local_elements(
-    operator: Operator, labels: Iterable[str], cut: Cut, *, is_parameter: bool = False
-) -> float:
-    """Return the elements of a tensor over ``labels`` that one rank holds for the operator [1].
-
-    A split of experts over ``ep`` leaves each rank fewer experts and as many tokens as before,
-    since it receives those of the other ranks (costed as balanced).
-    """
-    labels = tuple(labels)
-    elements = num_elements(labels, cut.sizes)
-    if carries(operator, labels, cut.choice):
-        elements /= cut.size
-    if is_parameter and set(labels) & set(expert_labels(operator)):
-        elements /= cut.expert_size
-    return elements
-
-
 def forward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
     """Return the kernels of the forward pass on one rank."""
     flops = _flops(operator, operator.flops_forward, cut)
-    num_bytes, num_kernels = _traffic(operator, cut, backward=False)
+    num_bytes, num_kernels = operator_traffic(operator, cut, backward=False)
     if operator.kind == "attention" and attention_kernel(cut) == "unfused":
         return _unfused_attention(operator, cut, flops, num_bytes, backward=False)
     work = _work(operator, cut, flops, num_bytes, num_kernels)
@@ -93,7 +59,7 @@ def forward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
 def backward_work(operator: Operator, cut: Cut) -> tuple[Work, ...]:
     """Return the kernels of the backward pass on one rank, without recomputation."""
     flops = _flops(operator, operator.flops_backward, cut)
-    num_bytes, num_kernels = _traffic(operator, cut, backward=True)
+    num_bytes, num_kernels = operator_traffic(operator, cut, backward=True)
     if flops <= 0 and num_bytes <= 0:
         return ()
     if operator.kind == "attention" and attention_kernel(cut) == "unfused":
@@ -111,13 +77,6 @@ def attention_kernel(cut: Cut) -> str:
     """Return the attention kernel that workload and software agree on: ``flash`` or ``unfused``."""
     choice = cut.workload.attention
     return cut.software.attention if choice == "auto" else choice
-
-
-def is_fused(operator: Operator, software: SoftwareProfile) -> bool:
-    """Whether the operator's kernels run as one, and keep only what one kernel keeps."""
-    if operator.kind == "elementwise":
-        return software.fuses_elementwise
-    return operator.kind == "normalization" and software.fuses_normalization
 
 
 def score_bytes(operator: Operator, cut: Cut) -> float:
@@ -155,37 +114,9 @@ def kept_terms(operator: Operator, cut: Cut) -> tuple[TensorTerm, ...]:
     return tuple(term for term in terms if frozenset(term.labels) in outputs)
 
 
-def term_bytes(operator: Operator, term: TensorTerm, cut: Cut) -> float:
-    """Return the local bytes of one term [B]."""
-    is_parameter = any(
-        set(term.labels) == set(held_labels(cut.graph, operand)) for operand in operator.parameters
-    )
-    elements = local_elements(operator, term.labels, cut, is_parameter=is_parameter)
-    return elements * term.times * item_bytes(term.dtype, cut.workload)
-
-
 def total_flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
     """Return local FLOPs of some terms [FLOP]."""
     return _flops(operator, terms, cut)
-
-
-def endpoint_bytes(operator: Operator, cut: Cut) -> tuple[float, float, float]:
-    """Return local bytes of activation inputs, of outputs, and of parameters [B]."""
-    tensors = cut.graph.tensors
-
-    def size(name: str, labels: tuple[str, ...], *, is_parameter: bool = False) -> float:
-        elements = local_elements(operator, labels, cut, is_parameter=is_parameter)
-        return elements * item_bytes(tensors[name].dtype, cut.workload)
-
-    inputs = sum(
-        size(operand.tensor, read_labels(cut.graph, operand)) for operand in operator.inputs
-    )
-    outputs = sum(size(name, flat_labels(tensors[name].dims)) for name in operator.outputs)
-    parameters = sum(
-        size(operand.tensor, held_labels(cut.graph, operand), is_parameter=True)
-        for operand in operator.parameters
-    )
-    return inputs, outputs, parameters
 
 
 def read_bytes(operator: Operator, cut: Cut) -> tuple[tuple[str, float], ...]:
@@ -229,82 +160,6 @@ def own_copies_bytes(operator: Operator, cut: Cut) -> float:
 
 def _flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:
     return sum(term.coefficient * local_elements(operator, term.labels, cut) for term in terms)
-
-
-def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
-    """Return bytes moved and kernels launched.
-
-    A fused chain reads what enters and writes what leaves; backward it reads both kinds again and
-    writes the gradients of what enters. A bias in the epilogue of a product costs nothing forward
-    and one reduction of the gradient backward.
-    """
-    if is_batch_norm(operator):
-        return _batch_norm(operator, cut, backward=backward)
-    fused = norm_before(cut.graph, operator, cut.software)
-    if fused is not None:
-        return _other_inputs(operator, cut, fused), 0.0
-    terms = operator.traffic_backward if backward else operator.traffic_forward
-    kernels = operator.num_kernels_backward if backward else operator.num_kernels_forward
-    is_fused_here = is_fused(operator, cut.software)
-    extra = _unseen(operator, cut, backward=backward)
-    in_epilogue = operator.num_kernels_forward == 0
-    if terms and (not is_fused_here or (in_epilogue and not backward)):
-        return sum(term_bytes(operator, term, cut) for term in terms) + extra, kernels
-    inputs, outputs, parameters = endpoint_bytes(operator, cut)
-    if not backward:
-        return inputs + outputs + parameters + extra, 1.0
-    if not _needs_gradient(operator, cut):
-        return 0.0, 0.0
-    if in_epilogue:
-        return outputs + parameters, 1.0
-    return 2 * inputs + outputs + 2 * parameters + extra, 1.0
-
-
-def _unseen(operator: Operator, cut: Cut, *, backward: bool) -> float:
-    """Return what kernels move beside operands and results [B]."""
-    kept = {
-        dtype: sum(term_bytes(operator, t, cut) for t in operator.saved if t.dtype == dtype)
-        for dtype in ("bool", "fp32")
-    }
-    return unseen_bytes(
-        operator, endpoints=endpoint_bytes(operator, cut), mask_bytes=kept["bool"],
-        kept_fp32_bytes=kept["fp32"], backward=backward,
-        is_fused=(
-            cut.software.fuses_cross_entropy
-            if operator.kind == "loss"
-            else cut.software.fuses_elementwise
-        ),
-    )  # fmt: skip
-
-
-def _needs_gradient(operator: Operator, cut: Cut) -> bool:
-    return any(cut.graph.tensors[name].requires_grad for name in operator.outputs)
-
-
-def _batch_norm(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
-    """Return bytes moved and kernels launched by a batch norm."""
-    inputs, outputs, parameters = endpoint_bytes(operator, cut)
-    if backward and not _needs_gradient(operator, cut):
-        return 0.0, 0.0
-    num_bytes = batch_norm_bytes(
-        inputs=inputs, outputs=outputs, parameters=parameters,
-        is_training=cut.workload.is_training, backward=backward,
-    )  # fmt: skip
-    return num_bytes, 1.0
-
-
-def _other_inputs(operator: Operator, cut: Cut, fused: str) -> float:
-    """Return bytes of what a chain inside a norm's kernel reads beside the norm's output.
-
-    Backward writes as much: the gradients of these inputs.
-    """
-    tensors = cut.graph.tensors
-    return sum(
-        local_elements(operator, read_labels(cut.graph, operand), cut)
-        * item_bytes(tensors[operand.tensor].dtype, cut.workload)
-        for operand in operator.inputs
-        if operand.tensor != fused
-    )
 
 
 def _shape(operator: Operator, cut: Cut, flops: float) -> tuple[float, float, float, float]:
