@@ -88,11 +88,8 @@ class SoftwareProfile:
     optimizer_temporary_bytes: float = 0.0
     """Copies per parameter while the optimizer runs [B]."""
     convolution_shares: Mapping[Precision, float] = field(default_factory=dict)
-    """Per precision, how the stack's convolution kernels compare with the device's, which are
-    measured with the best algorithm of a later library; 1 where absent [1]."""
-    memory_share: float = 1.0
-    """Share of the bandwidth of a large copy that the stack's element-wise, norm and pooling
-    kernels reach [1]."""
+    """Per precision, how the stack's convolutions run as products compare with the device's, which
+    are measured with the best algorithm of a later library; 1 where absent [1]."""
     fixed_memory_bytes: float
     """Context, library and communicator memory per device [B]."""
     allocator_overhead: float

@@ -52,7 +52,6 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
     "gradient_bucket_per_rank": ("gradient_bucket_per_rank_bytes", "size", 1e9),
-    "memory_share": ("memory_share", "ratio", 1.0),
     "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
     "optimizer_temporary": ("optimizer_temporary_bytes", "size", 100.0),
     "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
@@ -66,10 +65,9 @@ _OPTIONAL = {
     "overlap_tensor_backward",
     "gradient_bucket_per_rank",
     "optimizer_temporary",
-    "memory_share",
 }
-"""Neutral where a profile leaves it out."""
-_POSITIVE = {"compute_slowdown", "gradient_bucket", "memory_share"}
+"""Zero where a profile leaves it out."""
+_POSITIVE = {"compute_slowdown", "gradient_bucket"}
 _OPTIONAL_CHOICES = {"gradient_buckets": get_args(GradientBuckets)}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 

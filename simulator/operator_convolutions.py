@@ -18,7 +18,9 @@ filters and all channels (A. Lavin, S. Gray 2015, arXiv:1509.09308, section 5.2)
 P100, 8 on V100 [1]."""
 
 
-def convolution_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: float) -> float:
+def convolution_time(
+    work: Work, *, device: DeviceProfile, rate_flops_per_s: float, stack_share: float = 1.0
+) -> float:
     r"""Return the arithmetic time of a convolution or of one of its two gradients.
 
     Parameters
@@ -29,6 +31,8 @@ def convolution_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: flo
         The device that runs it; ``convolution_share`` and ``convolution_gain`` are its own.
     rate_flops_per_s : float
         Rate of a large plain product [FLOP/s].
+    stack_share : float
+        How the stack's implicit products compare with the device's measured ones [1].
 
     Returns
     -------
@@ -44,9 +48,10 @@ def convolution_time(work: Work, *, device: DeviceProfile, rate_flops_per_s: flo
     multiply too fast for the transforms to pay.
     """
     gradient = _gradient_share(work)
-    rate = rate_flops_per_s * device.convolution_share * gradient
+    rate = rate_flops_per_s * device.convolution_share * gradient * stack_share
     direct_s = tiled_product_time(work, device=device, rate_flops_per_s=rate)
-    if work.precision != "fp32" or work.filter_area not in FAST_AREAS:
+    has_fast = device.convolution_gain > 1.0 and work.filter_area in FAST_AREAS
+    if work.precision != "fp32" or not has_fast:
         return direct_s
     channels, filters = _channels(work)
     transforms = 1.0 + _TRANSFORM_COST * (1 / channels + 1 / filters)

@@ -128,7 +128,8 @@ def _terms(
             kernel_s = device.matmul.kernel_time_s
             if work.kind == "convolution":
                 kernel_s += device.convolution_time_s
-            return launch_s + work.num_kernels * kernel_s, _product_time(work, device), memory_s
+            product_s = _product_time(work, device, software)
+            return launch_s + work.num_kernels * kernel_s, product_s, memory_s
 
 
 def _peak(work: Work, device: DeviceProfile) -> float:
@@ -144,7 +145,7 @@ def _peak(work: Work, device: DeviceProfile) -> float:
     return peak
 
 
-def _product_time(work: Work, device: DeviceProfile) -> float:
+def _product_time(work: Work, device: DeviceProfile, software: SoftwareProfile) -> float:
     """Return the arithmetic time of a product, a convolution or all steps of a recurrence [s]."""
     shape = device.matmul
     rate = _peak(work, device) * shape.sustained_efficiency
@@ -152,7 +153,8 @@ def _product_time(work: Work, device: DeviceProfile) -> float:
     if not work.aligned:
         rate *= shape.misaligned_share
     if work.kind == "convolution":
-        return convolution_time(work, device=device, rate_flops_per_s=rate)
+        share = software.convolution_shares.get(work.precision, 1.0)
+        return convolution_time(work, device=device, rate_flops_per_s=rate, stack_share=share)
     if work.kind == "recurrent":
         return recurrent_time(work, device=device, rate_flops_per_s=rate)
     return tiled_product_time(work, device=device, rate_flops_per_s=rate)
