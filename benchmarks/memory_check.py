@@ -24,6 +24,11 @@ from planner.models.resolve import resolve_model
 from planner.plan import plan_to_json
 
 MIB = 2.0**20
+MEAN_ERROR = 0.03
+"""Largest mean error of a check that passes [1]."""
+LOW = 0.02
+"""How far a prediction may be below what is measured, as too little memory is the costly error [1].
+"""
 MACHINE = "dgx-a100-80g:1"
 """Only prices of layouts depend on the machine; memory does not."""
 GPT = "gpt2?num_layers=6&hidden_size=128&num_heads=4&vocab_size=1024&max_positions=128&dropout=0"
@@ -134,6 +139,17 @@ def check(case: Case) -> Result:
     )
 
 
+def kind_of(case: Case) -> str:
+    """Return the family of a case, for the summary."""
+    if "tp=" in case.strategy:
+        return "tensor parallel"
+    if "pp=" in case.strategy:
+        return "pipeline"
+    if "sharding=" in case.strategy:
+        return "fully sharded"
+    return "data parallel" if "dp=" in case.strategy else "one process"
+
+
 def main() -> int:
     """Print the table; 1 if a prediction is more than 2 % low or the mean error is above 3 %."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,22 +157,32 @@ def main() -> int:
     parser.add_argument("--terms", action="store_true", help="print predicted terms")
     arguments = parser.parse_args()
     chosen = [c for c in cases() if arguments.only in f"{c.model} {c.strategy}"]
+    if not chosen:
+        parser.error(f"--only {arguments.only!r} matches no case; expected a part of one")
     print(f"{'predicted':>10} {'measured':>10} {'ratio':>6}   [MiB]  model, strategy")
-    ratios = []
+    ratios: dict[str, list[float]] = {}
     for case in chosen:
         result = check(case)
-        ratios.append(result.ratio)
-        line = (
+        ratios.setdefault(kind_of(case), []).append(result.ratio)
+        print(
             f"{result.predicted_bytes / MIB:10.3f} {result.measured_bytes / MIB:10.3f} "
-            f"{result.ratio:6.3f}  {case.model} gbs={case.global_batch} {case.strategy}"
+            f"{result.ratio:6.3f}  {case.model} gbs={case.global_batch} {case.strategy}",
+            flush=True,
         )
-        print(line, flush=True)
         if arguments.terms:
             terms = ", ".join(f"{k} {v / MIB:.3f}" for k, v in result.terms.items() if v)
             print(f"{'':24}held {result.held_bytes / MIB:.3f}; {terms}")
-    error = sum(abs(ratio - 1.0) for ratio in ratios) / len(ratios)
-    print(f"{len(ratios)} cases: mean error {error:.1%}, lowest ratio {min(ratios):.3f}")
-    return int(error > 0.03 or min(ratios) < 0.98)
+    return _summary(ratios)
+
+
+def _summary(ratios: dict[str, list[float]]) -> int:
+    """Print mean error and lowest ratio per kind and of all; return the exit status."""
+    everything = [ratio for found in ratios.values() for ratio in found]
+    for kind, found in (*ratios.items(), ("all", everything)):
+        error = sum(abs(ratio - 1.0) for ratio in found) / len(found)
+        print(f"{kind:16} {len(found):3} cases: mean error {error:5.1%}, lowest {min(found):.3f}")
+    mean_error = sum(abs(ratio - 1.0) for ratio in everything) / len(everything)
+    return int(mean_error > MEAN_ERROR or min(everything) < 1.0 - LOW)
 
 
 if __name__ == "__main__":
