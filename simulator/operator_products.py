@@ -85,7 +85,12 @@ def _cut(size: float, edge: float, smallest: float) -> tuple[float, float]:
 
 
 def _pace(work: Work, device: DeviceProfile) -> float:
-    """Return the rate at this precision over that in 16 bits, at most 1 [1]."""
+    """Return the rate at this precision over that in 16 bits, at most 1 [1].
+
+    Other devices than GPUs have one ramp for all precisions.
+    """
+    if device.kind != "gpu":
+        return 1.0
     peaks = device.peak_flops_per_s
     reference = max(peaks.get("fp16", 0.0), peaks.get("bf16", 0.0))
     return min(1.0, peaks.get(work.precision, reference) / reference) if reference else 1.0
