@@ -81,6 +81,9 @@ class SoftwareProfile:
     keeps_dummy_gradients: bool = False
     """Products that add into the gradient buffer still hand autograd a 16-bit tensor of the
     weight's shape, one per shape, kept for good (Transformer Engine, ``get_dummy_wgrad``)."""
+    pure_low_precision: bool = False
+    """Mixed precision without any fp32 copy: 16-bit weights and moments, and 16-bit gradients
+    unless ``gradient_precision`` says fp32."""
     fuses_cross_entropy: bool = False
     """The loss makes its gradient in the place of the probabilities it kept (Megatron Core,
     ``cross_entropy_loss_fusion``)."""

@@ -36,6 +36,7 @@ OPTIONAL_SWITCHES = (
     "fully_shards",
     "keeps_dummy_gradients",
     "fuses_cross_entropy",
+    "pure_low_precision",
 )
 """Off where a profile leaves them out."""
 QUANTITIES: dict[str, tuple[str, Dimension, float]] = {

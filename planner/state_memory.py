@@ -8,6 +8,8 @@ from planner.workload import OPTIMIZER_STATE_BYTES, Workload
 
 FP32_BYTES = 4.0
 _MIXED = ("fp16", "bf16", "fp8")
+_FP32_MOMENTS = ("momentum", "adam", "adamw")
+"""Optimizers whose moments follow the weights' precision; others have a format of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +39,8 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
     With master weights a mixed-precision parameter costs 2 B, its gradient 2 or 4 B, the fp32 copy
     4 B and the moments 8 B for Adam: 16 or 18 B (ZeRO, arXiv:1910.02054, section 3.1; Megatron-LM
     keeps fp32 gradients). Without master weights (torch autocast, FSDP2 mixed precision) weights,
-    gradients and moments stay in fp32: 16 B, and the 16-bit copy lives while a step needs it.
+    gradients and moments stay in fp32: 16 B, and the 16-bit copy lives while a step needs it. Pure 16-bit training keeps weights, gradients
+    and moments in 16 bit: 8 B, with fp32 gradients 10 B.
 
     Examples
     --------
@@ -52,11 +55,15 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
     moments = OPTIMIZER_STATE_BYTES[workload.optimizer]
     if workload.precision not in _MIXED:
         return StateBytes(parameters=item, gradients=item, optimizer=moments, gathered=item)
+    gradient = FP32_BYTES if software.gradient_precision == "fp32" else item
+    if software.pure_low_precision:
+        is_fp32 = workload.optimizer in _FP32_MOMENTS
+        low = moments * item / FP32_BYTES if is_fp32 else moments
+        return StateBytes(parameters=item, gradients=gradient, optimizer=low, gathered=item)
     if not software.master_weights:
         return StateBytes(
             parameters=FP32_BYTES, gradients=FP32_BYTES, optimizer=moments, gathered=item, cast=item
         )
-    gradient = FP32_BYTES if software.gradient_precision == "fp32" else item
     return StateBytes(
         parameters=item, gradients=gradient, optimizer=moments + FP32_BYTES, gathered=item
     )

@@ -11,6 +11,9 @@ from planner.strategy import Sharding
 from planner.workload import Workload
 
 
+RECIPE = ("master_weights", "gradient_precision", "pure_low_precision")
+
+
 def software(**fields: Any) -> SoftwareProfile:
     from dataclasses import replace
 
@@ -18,7 +21,7 @@ def software(**fields: Any) -> SoftwareProfile:
 
 
 def state(*, precision: Any = "bf16", **fields: Any) -> StateBytes:
-    recipe = {k: fields.pop(k) for k in ("master_weights", "gradient_precision") if k in fields}
+    recipe = {k: fields.pop(k) for k in RECIPE if k in fields}
     workload = Workload(global_batch_size=1, sequence_length=1, precision=precision, **fields)
     return state_bytes(workload, software=software(**recipe))
 
@@ -32,6 +35,13 @@ def state(*, precision: Any = "bf16", **fields: Any) -> StateBytes:
         ({"master_weights": True, "gradient_precision": "fp32"}, 18),
         # torch autocast: everything kept is fp32.
         ({"master_weights": False, "gradient_precision": "fp32"}, 16),
+        # everything in 16 bit; with fp32 gradients; with an 8-bit optimizer
+        ({"pure_low_precision": True, "gradient_precision": "compute"}, 8),
+        ({"pure_low_precision": True, "gradient_precision": "fp32"}, 10),
+        (
+            {"pure_low_precision": True, "gradient_precision": "compute", "optimizer": "adam8bit"},
+            6,
+        ),
         ({"precision": "fp32"}, 16),
         ({"precision": "fp32", "optimizer": "sgd"}, 8),
         ({"precision": "fp32", "optimizer": "momentum"}, 12),
@@ -52,3 +62,12 @@ def test_sharding_takes_from_optimizer_then_gradients_then_weights(size: int) ->
         for sharding in get_args(Sharding)
     ]
     assert totals == pytest.approx([16, 4 + 12 / size, 2 + 14 / size, 16 / size])
+
+
+def test_autocast_holds_a_16_bit_copy_and_fully_shard_its_weights_as_shards() -> None:
+    found = state(master_weights=False)
+    assert (found.parameters, found.cast, found.gathered) == (4, 2, 2)
+    kept = sharded_state_bytes(found, sharding="optimizer", shard_size=4, fully_shards=True)
+    assert kept == (1, 4, 2)
+    plain = sharded_state_bytes(found, sharding="optimizer", shard_size=4)
+    assert plain == (4, 4, 2)
