@@ -111,6 +111,18 @@ def test_fast_convolutions_gain_more_with_more_channels(ideal_device, free_softw
     assert rate(256) / rate(64) == pytest.approx((1 + 15 / 32) / (1 + 15 / 128), rel=1e-3)
 
 
+def test_a_stack_with_slow_convolutions_still_has_the_fast_algorithms(ideal_device, free_software):
+    slow = replace(free_software, convolution_shares={"fp32": 0.5})
+
+    def time_s(area, software):
+        work = product(50_000, 256, 256 * area, kind="convolution", traffic=1e-9)
+        work = replace(work, precision="fp32", filter_area=area)
+        return operator_time(work, device=ideal_device, software=software)
+
+    assert time_s(1, slow) == pytest.approx(2 * time_s(1, free_software), rel=1e-3)
+    assert time_s(9, slow) == time_s(9, free_software)
+
+
 def test_gradients_of_weights_are_slower_than_those_of_inputs(ideal_device, free_software):
     forward = product(8192, 8192, 8192, kind="convolution", traffic=1e-9)
     machine = {"device": ideal_device, "software": free_software}
