@@ -114,9 +114,9 @@ def assemble(
     tensor_mesh = ranks.axis("tp")
     if layout is not None and tensor_mesh is not None:
         apply_layout(parts.owned, layout, mesh=tensor_mesh, names_of=parts.names_of)
-    if shape.recompute == "full":
+    if shape.recompute in ("full", "selective_op"):
         for blocks in parts.blocks.values():
-            recompute_blocks(blocks, mode=modes)
+            recompute_blocks(blocks, mode=modes, keeps_products=shape.recompute == "selective_op")
     stages = {}
     for index in parts.stage_paths:
         inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh)

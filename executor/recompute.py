@@ -1,35 +1,79 @@
-"""Full recomputation: blocks keep only their input and run again in the backward pass."""
+"""Recomputation of blocks in the backward pass: all of a block, or what a policy does not keep."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 ModeFactory = Callable[[], AbstractContextManager[Any]]
+_ATEN = torch.ops.aten
+_PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default,
+                       _ATEN.convolution.default})  # fmt: skip
+_ATTENTION = "_scaled_dot_product"
+"""Start of the names of torch's attention kernels."""
 
 
-def recompute_blocks(blocks: Iterable[nn.Module], *, mode: ModeFactory) -> None:
+def recompute_blocks(
+    blocks: Iterable[nn.Module], *, mode: ModeFactory, keeps_products: bool = False
+) -> None:
     """Make each block recompute its forward pass; ``mode`` is entered around the second run.
+
+    With ``keeps_products`` the results of attention and of every second product are kept
+    (torchtitan's option ``op``, arXiv:2410.06511, section 2.1.3).
 
     The module keeps its identity and parameter names (no wrapper), and hooks at its boundary run
     once.
     """
     for block in blocks:
-        block.forward = _recomputed(block.forward, mode)
+        block.forward = _recomputed(block.forward, mode, keeps_products=keeps_products)
 
 
-def _recomputed(forward: Callable[..., Any], mode: ModeFactory) -> Callable[..., Any]:
+def _recomputed(
+    forward: Callable[..., Any], mode: ModeFactory, *, keeps_products: bool
+) -> Callable[..., Any]:
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        if not keeps_products:
+            return nullcontext(), mode()
+        first, again = create_selective_checkpoint_contexts(_Policy())  # type: ignore[no-untyped-call]
+        return first, _both(again, mode())
+
     @wraps(forward)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(
-            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), mode()),
-            **kwargs,
+            forward, *args, use_reentrant=False, context_fn=contexts, **kwargs
         )  # fmt: skip
 
     return call
+
+
+class _Policy:
+    """Keep attention and every second product of a block, in either run alike."""
+
+    def __init__(self) -> None:
+        self._products = {False: 0, True: 0}
+
+    def __call__(self, context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        if operator in _PRODUCTS:
+            self._products[context.is_recompute] += 1
+            keeps = self._products[context.is_recompute] % 2 == 1
+        else:
+            keeps = _ATTENTION in str(operator)
+        return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextmanager
+def _both(outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(outer)
+        stack.enter_context(inner)
+        yield

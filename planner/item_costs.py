@@ -45,6 +45,8 @@ class ItemCosts:
     forward_s: Floats
     backward_s: Floats
     selective_s: Floats
+    op_s: Floats
+    """Compute that op-level recomputation adds to backward, 0 for items it does not cover [s]."""
     recompute_s: Floats
     """Compute that full recomputation adds to backward, 0 for items it does not cover [s]."""
     forward_comm_s: Mapping[str, Floats]
@@ -52,6 +54,8 @@ class ItemCosts:
     backward_comm_s: Mapping[str, Floats]
     saved_bytes: Floats
     selective_saved_bytes: Floats
+    op_saved_bytes: Floats
+    op_flops: Floats
     boundary_bytes: Floats
     workspace_bytes: Floats
     """Most alive in backward beside ``saved_bytes`` [B]."""
@@ -134,10 +138,13 @@ def item_costs(
         backward_s=host.backward_s[repeat] + BACKWARD_OPERATORS * dispatch,
         recompute_s=(host.recompute_s[repeat] + dispatch) * is_recomputed,
         selective_s=spread(lambda unit: unit.selective_recompute_s),
+        op_s=spread(lambda unit: unit.op_recompute_s) * is_recomputed,
         forward_comm_s={c: exposed["forward", c][repeat] for c in categories},
         backward_comm_s={c: exposed["backward", c][repeat] for c in categories},
         saved_bytes=spread(lambda unit: unit.saved_bytes),
         selective_saved_bytes=spread(lambda unit: unit.selective_saved_bytes),
+        op_saved_bytes=spread(lambda unit: unit.op_saved_bytes),
+        op_flops=spread(lambda unit: unit.op_recompute_flops) * is_recomputed,
         boundary_bytes=spread(lambda unit: unit.boundary_bytes),
         workspace_bytes=spread(lambda unit: unit.workspace_bytes),
         selective_workspace_bytes=spread(lambda unit: unit.selective_workspace_bytes),
@@ -226,11 +233,14 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         forward_s=worst(lambda c: c.forward_s),
         backward_s=worst(lambda c: c.backward_s),
         selective_s=worst(lambda c: c.selective_s),
+        op_s=worst(lambda c: c.op_s),
         recompute_s=worst(lambda c: c.recompute_s),
         forward_comm_s=first.forward_comm_s,
         backward_comm_s=first.backward_comm_s,
         saved_bytes=first.saved_bytes,
         selective_saved_bytes=first.selective_saved_bytes,
+        op_saved_bytes=first.op_saved_bytes,
+        op_flops=first.op_flops,
         boundary_bytes=first.boundary_bytes,
         workspace_bytes=first.workspace_bytes,
         selective_workspace_bytes=first.selective_workspace_bytes,

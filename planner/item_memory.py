@@ -82,21 +82,26 @@ def item_memory(items: ItemCosts, starts: Ints) -> ItemMemory:
     follows[1:] = again[:-1] & ~again[1:]
     repeated = np.where(again, np.maximum(items.saved_bytes - entry, 0.0), 0.0)
     beyond = np.where(follows, entry, 0.0)
+    kept = np.where(again, np.minimum(items.op_saved_bytes, items.saved_bytes), items.saved_bytes)
+    dropped = items.saved_bytes - kept
     return ItemMemory(
         starts=starts,
         saved={
             "none": items.saved_bytes,
             "selective": items.selective_saved_bytes,
+            "selective_op": kept + beyond,
             "full": np.where(again, entry, items.saved_bytes + beyond),
         },
         transient={
             "none": items.workspace_bytes,
             "selective": items.selective_workspace_bytes,
+            "selective_op": items.workspace_bytes + dropped,
             "full": items.workspace_bytes + repeated,
         },
         lazy={
             "none": items.lazy_workspace_bytes,
             "selective": items.lazy_selective_workspace_bytes,
+            "selective_op": items.lazy_workspace_bytes + dropped,
             "full": items.lazy_workspace_bytes + repeated,
         },
         parameters=items.total_parameters(),

@@ -192,7 +192,9 @@ def recomputes(problem: Problem, *, fixed: dict[str, Any]) -> list[Recompute]:
     """Return recomputation modes, fastest first."""
     if "recompute" in fixed:
         return [fixed["recompute"]]
-    return ["none", "selective", "full"] if problem.workload.is_training else ["none"]
+    if not problem.workload.is_training:
+        return ["none"]
+    return ["none", "selective", "selective_op", "full"]
 
 
 def strategies_of(

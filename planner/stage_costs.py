@@ -11,7 +11,7 @@ from planner.item_memory import ItemMemory, item_memory
 from planner.strategy import Recompute
 
 Floats = NDArray[np.float64]
-RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "full")
+RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "selective_op", "full")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +71,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
     extra_compute: dict[Recompute, Floats] = {
         "none": np.zeros(len(starts)),
         "selective": add(items.selective_s),
+        "selective_op": add(items.op_s),
         "full": add(items.recompute_s),
     }
     backward_compute = {
@@ -107,6 +108,7 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         recomputed_flops={
             "none": 0.0,
             "selective": float(items.selective_flops.sum()),
+            "selective_op": float(items.op_flops.sum()),
             "full": float((items.forward_flops * again).sum()),
         },
         largest_item_parameters=largest(items.total_parameters()),

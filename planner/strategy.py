@@ -7,7 +7,7 @@ from planner.errors import StrategyError
 
 Schedule = Literal["gpipe", "1f1b", "interleaved"]
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "selective_op", "full"]
 Layout = Literal["tensor", "mixed"]
 
 

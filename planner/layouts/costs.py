@@ -6,7 +6,7 @@ from typing import Any
 
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
-from planner.graph import ModelGraph
+from planner.graph import ModelGraph, Operator
 from planner.layouts.choices import STATISTICS
 from planner.layouts.flows import output_layout, tensor_flows
 from planner.layouts.reshard import PARTIAL
@@ -22,6 +22,7 @@ from planner.layouts.terms import Axis, CollectiveUse
 from planner.layouts.work import (
     Cut,
     backward_work,
+    endpoint_bytes,
     forward_work,
     kept_terms,
     local_elements,
@@ -39,6 +40,10 @@ from simulator.groups import CollectiveKind
 from simulator.operators import operator_time
 
 _MAX_SETTINGS = 256
+KEPT_PRODUCTS = 0.5
+"""Share of matrix products whose results op-level recomputation keeps: every second one, and all of
+attention (torchtitan's selective checkpointing with option ``op``, arXiv:2410.06511, section 2.1.3;
+``torch.utils.checkpoint.create_selective_checkpoint_contexts``) [1]."""
 _MODEL_BACKWARD = 2.0
 """Backward FLOPs of attention that the model asks for, over forward; what a fused kernel computes
 again is no model work [1]."""
@@ -77,6 +82,11 @@ class OperatorCost:
     forward_s: float
     backward_s: float
     recompute_s: float
+    kept_s: float
+    """Part of the forward time whose results op-level recomputation keeps [s]."""
+    kept_flops: float
+    kept_bytes: float
+    """Results that it keeps [B]."""
     forward_calls: float
     """Kernels that the host launches [1]."""
     backward_calls: float
@@ -231,11 +241,15 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         backward_flops = min(backward_flops, _MODEL_BACKWARD * forward_flops)
     saved_bytes, partial_bytes = _saved(setting, name, choice) if is_training else (0.0, 0.0)
     parameters = _parameters(setting, name, choice)
+    kept = _kept_share(operator) if is_training else 0.0
     is_core = is_training and operator.kind == "attention"
     return OperatorCost(
         forward_s=forward_s,
         backward_s=backward_s,
         recompute_s=forward_s if is_core else 0.0,
+        kept_s=kept * forward_s,
+        kept_flops=kept * forward_flops,
+        kept_bytes=kept * endpoint_bytes(operator, cut)[1] if kept else 0.0,
         forward_calls=sum(work.num_kernels for work in forward),
         backward_calls=sum(work.num_kernels for work in backward),
         forward_flops=forward_flops,
@@ -254,6 +268,13 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         parameters=parameters,
         uses=(*_statistics(setting, name, choice), *_key_exchange(setting, name, choice)),
     )
+
+
+def _kept_share(operator: Operator) -> float:
+    """Return the share of an operator's results that op-level recomputation keeps [1]."""
+    if operator.kind == "attention":
+        return 1.0
+    return KEPT_PRODUCTS if operator.kind in ("matmul", "convolution") else 0.0
 
 
 def _copies_gradients(software: SoftwareProfile) -> bool:

@@ -76,6 +76,12 @@ class UnitTerms:
     lazy_workspace_bytes: float = 0.0
     """As ``workspace_bytes``, with the gradients of the unit's own parameters made so far [B]."""
     lazy_selective_workspace_bytes: float = 0.0
+    op_recompute_s: float = 0.0
+    """Extra compute in backward under op-level recomputation [s]."""
+    op_recompute_flops: float = 0.0
+    op_saved_bytes: float = 0.0
+    """Kept under op-level recomputation: what enters, and results of attention and of every second
+    product [B]."""
     forward_calls: float = 0.0
     """Kernels that the host launches for the forward pass [1]."""
     backward_calls: float = 0.0

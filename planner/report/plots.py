@@ -123,8 +123,8 @@ _UNSAID = ("schedule=1f1b", "layout=tensor", "sequence_parallel=off")
 _SHORT = {
     "sequence_parallel=on": "sp", "sharding=optimizer": "zero1", "sharding=gradients": "zero2",
     "sharding=parameters": "zero3", "recompute=full": "full recompute",
-    "recompute=selective": "selective recompute", "microbatch": "mb", "virtual_stages": "v",
-    "schedule": "", "layout": "layout ",
+    "recompute=selective_op": "op recompute", "recompute=selective": "selective recompute",
+    "microbatch": "mb", "virtual_stages": "v", "schedule": "", "layout": "layout ",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ _SHARDED = {
 }
 _RECOMPUTED = {
     "selective": "Attention is recomputed in the backward pass.",
+    "selective_op": "Blocks are recomputed but for attention and every second product.",
     "full": "Every block is recomputed in the backward pass.",
 }
 

@@ -108,6 +108,11 @@ def test_selective_recomputation_and_momentum():
     run_equal(plan_of("dp=2,microbatch=4,recompute=selective", optimizer="momentum"))
 
 
+@pytest.mark.parametrize("strategy", ["tp=2,microbatch=4", "pp=2,microbatch=4"])
+def test_recomputation_that_keeps_every_second_product(strategy):
+    run_equal(plan_of(f"{strategy},recompute=selective_op"))
+
+
 def test_convolutions_by_samples_and_classifier_by_width():
     plan = plan_of("tp=2,microbatch=8", model=SMALL_ALEXNET, sequence=1, layout=hybrid_layout(2))
     result = run_equal(plan)
