@@ -39,8 +39,8 @@ def state_bytes(workload: Workload, *, software: SoftwareProfile) -> StateBytes:
     With master weights a mixed-precision parameter costs 2 B, its gradient 2 or 4 B, the fp32 copy
     4 B and the moments 8 B for Adam: 16 or 18 B (ZeRO, arXiv:1910.02054, section 3.1; Megatron-LM
     keeps fp32 gradients). Without master weights (torch autocast, FSDP2 mixed precision) weights,
-    gradients and moments stay in fp32: 16 B, and the 16-bit copy lives while a step needs it. Pure 16-bit training keeps weights, gradients
-    and moments in 16 bit: 8 B, with fp32 gradients 10 B.
+    gradients and moments stay in fp32: 16 B, and the 16-bit copy lives while a step needs it. Pure
+    16-bit training keeps weights, gradients and moments in 16 bit: 8 B, with fp32 gradients 10 B.
 
     Examples
     --------

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from planner.graph import ModelGraph, Unit
 from planner.layouts.costs import OperatorCost, Setting
-from planner.layouts.exchanges import reader_bytes, reader_exchange
+from planner.layouts.exchanges import producer_exchange, reader_bytes, reader_exchange
 from planner.layouts.flows import Flow, TensorState, tensor_flows
 from planner.layouts.liveness import held_bytes
 from planner.layouts.reshard import shard_label
@@ -82,13 +82,13 @@ def _gathered_bytes(
     states: Mapping[str, TensorState],
 ) -> dict[str, float]:
     """Return what the first product that gathers a tensor keeps beyond the shard [B]."""
-    names = set(unit.operators)
+    graph, state = setting.graph, states[flow.tensor]
+    written, _ = producer_exchange(graph, flow, layout.choices[flow.producer or ""], state)
     for reader in flow.readers:
-        if reader.operator not in names:
+        if graph.operator(reader.operator).unit != unit.name:
             continue
-        choice = layout.choices[reader.operator]
-        forward, _ = reader_exchange(setting.graph, flow, reader, choice, states[flow.tensor])
-        if forward == "all_gather":
+        read, _ = reader_exchange(graph, flow, reader, layout.choices[reader.operator], state)
+        if "all_gather" in (written, read):
             whole = reader_bytes(setting, flow, reader)
             return {reader.operator: whole * (1.0 - 1.0 / setting.mesh.tp)}
     return {}

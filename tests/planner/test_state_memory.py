@@ -10,7 +10,6 @@ from planner.state_memory import StateBytes, sharded_state_bytes, state_bytes
 from planner.strategy import Sharding
 from planner.workload import Workload
 
-
 RECIPE = ("master_weights", "gradient_precision", "pure_low_precision")
 
 
