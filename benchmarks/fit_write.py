@@ -16,7 +16,8 @@ def write_values(path, device, *, rows, notes, of=None):
         _attention(writer, device, notes)
     if writer.rows_of("convolution"):
         writer.put("", "convolution_share", device.convolution_share, "convolution")
-        writer.put("", "convolution_time", device.convolution_time_s * 1e6, "convolution", unit="us")
+        time_us = device.convolution_time_s * 1e6
+        writer.put("", "convolution_time", time_us, "convolution", unit="us")
         if any(row.precision == "fp32" for row in writer.rows_of("convolution")):
             writer.put("", "convolution_gain", device.convolution_gain, "convolution")
     if writer.rows_of("recurrent"):

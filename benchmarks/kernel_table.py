@@ -142,7 +142,7 @@ def _product(row, sizes, precision):
     product = Work(
         kind="matmul", precision=precision, num_flops=2 * groups * m * n * k, batch=groups,
         memory_bytes=groups * (element * (m * k + k * n) + out * m * n), m=m, n=n, k=k,
-        aligned=all(size * element % 16 == 0 for size in (n, k)),
+        aligned=all(sizes[side] * element % 16 == 0 for side in ("n", "k")),
     )  # fmt: skip
     if "activation quantisation" not in row["notes"]:
         return (product,)
