@@ -7,6 +7,7 @@ from typing import Any
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph, Operator
+from planner.host_time import framework_delay
 from planner.layouts.choices import STATISTICS
 from planner.layouts.flows import output_layout, tensor_flows
 from planner.layouts.reshard import PARTIAL
@@ -181,6 +182,7 @@ def collective_seconds(
     if seconds is None:
         seconds = collective_time(kind, num_bytes, group=group, cluster=setting.cluster)
         if axes == ("tp",):
+            seconds += framework_delay(group, software=setting.software)
             seconds *= 1 - setting.software.overlap_tensor_parallel
         setting.prices[key] = seconds
     return seconds

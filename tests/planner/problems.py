@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from hardware_profiles.cluster import Cluster
+from hardware_profiles.device import DeviceProfile
 from hardware_profiles.interconnect import Fabric
 from paraplan.planning import Options, make_problem
 from planner.evaluation import Evaluation, evaluate
@@ -84,7 +85,26 @@ def all_faster(problem: Problem, factor: float) -> Problem:
     """Return the problem with all rates times a factor and all latencies divided by it."""
     cluster = faster_devices(problem.cluster, flops=factor, bandwidth=factor, latency=factor)
     cluster = faster_network(cluster, bandwidth=factor, latency=factor)
+    groups = tuple(
+        replace(group, device=_shorter_kernels(group.device, factor))
+        for group in cluster.node_groups
+    )
+    cluster = replace(cluster, node_groups=groups)
     software = replace(
-        problem.software, kernel_overhead_s=problem.software.kernel_overhead_s / factor
+        problem.software,
+        kernel_overhead_s=problem.software.kernel_overhead_s / factor,
+        sharded_operator_overhead_s=problem.software.sharded_operator_overhead_s / factor,
+        host_call_s=problem.software.host_call_s / factor,
+        collective_call_s=problem.software.collective_call_s / factor,
     )
     return replace(problem, cluster=cluster, software=software)
+
+
+def _shorter_kernels(device: DeviceProfile, factor: float) -> DeviceProfile:
+    """Return a device whose kernels take a share of their own time beside launches and rates."""
+    return replace(
+        device,
+        matmul=replace(device.matmul, kernel_time_s=device.matmul.kernel_time_s / factor),
+        convolution_time_s=device.convolution_time_s / factor,
+        recurrent_step_s=device.recurrent_step_s / factor,
+    )
