@@ -27,8 +27,8 @@ def measure_rank(run_dir: Path) -> None:
     """Train some steps and write the peak of live tensor bytes during the last one.
 
     torch's CPU allocator tells the profiler every allocation and release, those inside kernels
-    included; their running sum is exact where no other thread releases tensors. It starts before the model is
-    built, so that parameters, optimizer state and buckets of the first step are in it.
+    included; their running sum is exact where no other thread releases tensors. It starts before
+    the model is built, so that parameters, optimizer state and buckets of the first step are in it.
     """
     settings = load_settings(run_dir / SETTINGS_FILE)
     torch.set_num_threads(1)
