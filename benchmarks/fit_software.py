@@ -37,6 +37,7 @@ FITTED = {
         ("convolution_share.fp16", "convolution_share.fp32", "convolution_share.tf32"),
     ),
     "cuda-convnet2": (("k20",), ("convolution_share.fp32",)),
+    "composer-2023-hopper": (("h100",), ("product_share",)),
     "k80": (("k80",), ("matmul.sustained_efficiency",)),
     "m40": (("m40",), ("matmul.sustained_efficiency",)),
 }
@@ -44,7 +45,7 @@ FITTED = {
 devices, whose cases run on fitted stacks."""
 SOFTENING = 0.02
 """Residuals below this count little [1]."""
-BOUNDS = {"convolution_share": 1.2, "sustained_efficiency": 1.0}
+BOUNDS = {"convolution_share": 1.2, "sustained_efficiency": 1.0, "product_share": 1.0}
 """Largest values that make sense: device rates are those of the best algorithm [1]."""
 IN_SECONDS = ("kernel_overhead", "host_call")
 """Quantities that a file states in microseconds."""

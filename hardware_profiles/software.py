@@ -90,6 +90,9 @@ class SoftwareProfile:
     gradient_buckets: GradientBuckets = "none"
     optimizer_temporary_bytes: float = 0.0
     """Copies per parameter while the optimizer runs [B]."""
+    product_share: float = 1.0
+    """How the stack's matrix products run as compared with the device's, which are measured with a
+    later library [1]."""
     convolution_shares: Mapping[Precision, float] = field(default_factory=dict)
     """Per precision, how the stack's convolutions run as products compare with the device's, which
     are measured with the best algorithm of a later library; 1 where absent [1]."""

@@ -53,6 +53,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "compute_slowdown": ("compute_slowdown", "ratio", 10.0),
     "gradient_bucket": ("gradient_bucket_bytes", "size", 1e12),
     "gradient_bucket_per_rank": ("gradient_bucket_per_rank_bytes", "size", 1e9),
+    "product_share": ("product_share", "ratio", 1.2),
     "fixed_memory": ("fixed_memory_bytes", "size", 1e12),
     "optimizer_temporary": ("optimizer_temporary_bytes", "size", 100.0),
     "allocator_overhead": ("allocator_overhead", "ratio", 1.0),
@@ -60,6 +61,7 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
 }
 """Key in the file to field, dimension and largest value in SI."""
 _OPTIONAL = {
+    "product_share",
     "collective_call",
     "host_call",
     "gradient_accumulation",

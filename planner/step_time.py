@@ -22,6 +22,8 @@ from simulator.operators import operator_time
 from simulator.work import Work
 
 Floats = NDArray[np.float64]
+GRADIENT_PASSES = 3.0
+"""Passes over the gradients at the end of a step: their norm, the update, setting them to zero [1]."""
 ROUNDING = 1e-9
 """Share of a step below which waiting is rounding [1]."""
 BREAKDOWN_TERMS = (
@@ -200,7 +202,7 @@ def _optimizer_s(
     cluster: Cluster,
     software: SoftwareProfile,
 ) -> Floats:
-    """Return the time of the update: gradients read, state and weights read and written [s].
+    """Return the time of the update: gradients read and cleared, state read and written [s].
 
     On a mixed cluster that of the slowest kind of device.
     """
@@ -208,7 +210,9 @@ def _optimizer_s(
     for key, parameters in stages.parameters.items():
         elements += parameters / (1 if sharding == "none" else shard_group(key, mesh).num_ranks)
     kept = OPTIMIZER_STATE_BYTES[workload.optimizer]
-    per_element = state.gradients + 2.0 * max(state.optimizer, kept) + 2.0 * state.parameters
+    optimizer = max(state.optimizer, kept)
+    rewrites = 1.0 if optimizer > kept else 2.0  # weights with an fp32 copy are only written
+    per_element = GRADIENT_PASSES * state.gradients + 2.0 * optimizer + rewrites * state.parameters
     distinct, where = np.unique(elements, return_inverse=True)
     devices = {group.device.name: group.device for group in cluster.node_groups}.values()
     times = [

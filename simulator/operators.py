@@ -157,4 +157,5 @@ def _product_time(work: Work, device: DeviceProfile, software: SoftwareProfile) 
         return convolution_time(work, device=device, rate_flops_per_s=rate, stack_share=share)
     if work.kind == "recurrent":
         return recurrent_time(work, device=device, rate_flops_per_s=rate)
+    rate *= software.product_share
     return tiled_product_time(work, device=device, rate_flops_per_s=rate)
