@@ -228,6 +228,22 @@ def report(
     report_verb(plan_file, cluster=cluster, out=out, as_json=json)
 
 
+@app.command()
+def export(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
+    *,
+    to: Annotated[str, typer.Option(help="torchtitan, megatron, deepspeed or accelerate.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; else it is printed.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hand a plan over to another trainer, as its configuration."""
+    from paraplan.verbs_export import export_verb
+
+    export_verb(plan_file, trainer=to, out=out, as_json=json)
+
+
 _COMMAND_LINE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )

@@ -1,0 +1,186 @@
+"""Accelerate: the YAML file of ``accelerate launch``, for DDP or FSDP2.
+
+Keys as accepted by ``ClusterConfig`` in ``accelerate/commands/config/config_args.py`` and read by
+``accelerate/utils/launch.py`` and ``accelerate/utils/dataclasses.py`` of Accelerate 1.15.0 (PyPI).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from planner.handover.job import Handed, Job
+from planner.handover.refusals import HandoverError, refusal
+from planner.handover.stages import block_paths
+from planner.models.inspected import inspect_model
+
+NAME = "Accelerate"
+
+
+def export_accelerate(job: Job) -> Handed:
+    """Return the YAML file of a plan.
+
+    Raises
+    ------
+    HandoverError
+        If Accelerate has no key for something in the plan.
+    """
+    _check_axes(job)
+    sharded = job.strategy.sharding != "none" and job.num_devices > 1
+    settings: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": _kind(job, sharded=sharded),
+        "num_machines": job.num_nodes,
+        "num_processes": job.num_devices,
+        "machine_rank": 0,
+        "mixed_precision": _precision(job),
+        "use_cpu": False,
+        "main_training_function": "main",
+    }
+    if job.num_nodes > 1:
+        settings["rdzv_backend"] = "c10d"
+    if sharded:
+        settings["fsdp_config"] = _fsdp(job)
+    elif job.strategy.recompute == "full":
+        raise _recompute_refusal(job)
+    if job.plan.software == "compiled":
+        settings["dynamo_config"] = {"dynamo_backend": "INDUCTOR"}
+    notes = _notes(job, sharded=sharded)
+    head = [
+        f"{job.plan.model.source} as {job.plan.strategy}",
+        f"{job.num_devices} x {job.plan.cluster.device}; written by paraplan",
+        "accelerate launch --config_file THIS_FILE your_script.py",
+        *(f"note: {note}" for note in notes),
+    ]
+    return Handed(text=yaml_text(settings, head=head), notes=tuple(notes))
+
+
+def _kind(job: Job, *, sharded: bool) -> str:
+    if job.num_devices == 1:
+        return "NO"
+    return "FSDP" if sharded else "MULTI_GPU"
+
+
+def _check_axes(job: Job) -> None:
+    strategy = job.strategy
+    reasons = {
+        "tp": (
+            strategy.tensor_parallel_size,
+            "it follows the model class's own tensor plan, not this one",
+        ),
+        "pp": (strategy.pipeline_parallel_size, "its FSDP file has no pipeline for training"),
+        "cp": (
+            strategy.context_parallel_size,
+            "the plan's rings are not its all-gather of keys and values",
+        ),
+        "ep": (strategy.expert_parallel_size, "it has no expert parallelism"),
+    }
+    for key, (size, because) in reasons.items():
+        if size > 1:
+            raise refusal(
+                NAME,
+                found=f"{key}={size}",
+                because=because,
+                instead=f"plan with {key}=1, or hand over to torchtitan or Megatron-LM",
+            )
+
+
+def _precision(job: Job) -> str:
+    precision = job.plan.workload.precision
+    names = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "fp32": "no"}
+    if precision not in names:
+        raise refusal(
+            NAME,
+            found=f"precision={precision}",
+            because="it mixes bf16, fp16 and fp8 with fp32, or none",
+            instead="plan with --precision bf16",
+        )
+    return names[precision]
+
+
+def _fsdp(job: Job) -> dict[str, Any]:
+    strategy = job.strategy
+    if strategy.recompute == "selective":
+        raise _recompute_refusal(job)
+    if strategy.sharding == "gradients" and job.num_microbatches > 1:
+        raise refusal(
+            NAME,
+            found=f"sharding=gradients over {job.num_microbatches} microbatches",
+            because="it reduces gradients after the last one, which is sharding=optimizer",
+            instead="plan with sharding=optimizer or with one microbatch per step",
+        )
+    blocks = block_paths(job.plan)
+    if not blocks:
+        raise refusal(
+            NAME,
+            found=f"the model {job.plan.model.source}",
+            because="it wraps by the class of the repeated block, and this model repeats none",
+            instead="plan with sharding=none",
+        )
+    classes = inspect_model(job.source, block_paths=blocks).block_classes
+    return {
+        "fsdp_version": 2,
+        "fsdp_reshard_after_forward": strategy.sharding == "parameters",
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_transformer_layer_cls_to_wrap": ",".join(classes),
+        "fsdp_activation_checkpointing": strategy.recompute == "full",
+        "fsdp_offload_params": False,
+        "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+        "fsdp_cpu_ram_efficient_loading": False,
+    }
+
+
+def _recompute_refusal(job: Job) -> HandoverError:
+    return refusal(
+        NAME,
+        found=f"recompute={job.strategy.recompute} with sharding={job.strategy.sharding}",
+        because="it recomputes whole wrapped blocks, under FSDP only",
+        instead="plan with recompute=none, or recompute=full and sharding=parameters",
+    )
+
+
+def _notes(job: Job, *, sharded: bool) -> list[str]:
+    workload = job.plan.workload
+    notes = [
+        f"the script sets: batch size {job.strategy.microbatch_size} per device, "
+        f"gradient_accumulation_steps={job.num_microbatches} (global batch "
+        f"{workload.global_batch_size}), sequence length {workload.sequence_length}, "
+        f"optimizer {workload.optimizer}, attention {workload.attention}",
+    ]
+    if job.num_nodes > 1:
+        notes.append("give main_process_ip, main_process_port and each node's machine_rank")
+    if sharded and job.strategy.sharding == "parameters" and job.num_microbatches > 1:
+        notes.append(
+            "gradients stay whole between microbatches unless the script passes "
+            "GradientAccumulationPlugin(sync_each_batch=True), as the plan counts"
+        )
+    if sharded and job.strategy.sharding == "optimizer" and job.num_microbatches > 1:
+        notes.append(
+            f"{NAME} gathers weights for each of the {job.num_microbatches} microbatches; the plan "
+            "counts one gather per step"
+        )
+    if job.plan.software not in ("eager", "compiled"):
+        notes.append(
+            f"predicted with software '{job.plan.software}'; plan with --software eager or compiled"
+        )
+    return notes
+
+
+def yaml_text(settings: Mapping[str, Any], *, head: list[str]) -> str:
+    """Return a mapping of scalars, or of such mappings, as YAML.
+
+    Examples
+    --------
+    >>> print(yaml_text({"kind": "NO", "more": {"on": True}}, head=["what"]), end="")
+    # what
+    kind: "NO"
+    more:
+      on: true
+    """
+    lines = [f"# {line}" for line in head]
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{key}:")
+            lines += [f"  {name}: {json.dumps(item)}" for name, item in value.items()]
+        else:
+            lines.append(f"{key}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,59 @@
+"""Which layers each pipeline stage holds, by number."""
+
+import re
+from dataclasses import dataclass
+
+from planner.plan import Plan
+
+_BLOCK = re.compile(r"^(?P<prefix>.*\.|)(?P<number>\d+)$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageLayers:
+    """Layers of one (virtual) stage, in pipeline order."""
+
+    has_embedding: bool
+    layers: tuple[int, ...]
+    """Numbers of the repeated blocks, counted through the model."""
+    has_head: bool
+
+
+def block_paths(plan: Plan) -> tuple[str, ...]:
+    """Return the module paths of the repeated blocks in order: ``blocks.0``, ``blocks.1``, ...
+
+    They are the numbered modules of the most frequent parent; a model without any gives none.
+    """
+    found: dict[str, list[str]] = {}
+    for stage in plan.stages:
+        for path in stage.module_paths:
+            match = _BLOCK.match(path)
+            if match:
+                found.setdefault(match["prefix"], []).append(path)
+    return tuple(max(found.values(), key=lambda paths: len(paths))) if found else ()
+
+
+def stage_layers(plan: Plan) -> tuple[StageLayers, ...]:
+    """Return the layers of every stage: what precedes the blocks counts as embedding, what
+    follows them as head.
+    """  # noqa: D205
+    paths = block_paths(plan)
+    number = {path: position for position, path in enumerate(paths)}
+    stages, seen = [], False
+    for stage in plan.stages:
+        before, after, layers = False, False, []
+        for path in stage.module_paths:
+            if path in number:
+                layers.append(number[path])
+                seen = True
+            elif seen:
+                after = True
+            else:
+                before = True
+        stages.append(StageLayers(has_embedding=before, layers=tuple(layers), has_head=after))
+    return tuple(stages)
+
+
+def is_even(stages: tuple[StageLayers, ...]) -> bool:
+    """Return whether all stages hold as many layers, embedding first and head last."""
+    counts = {len(stage.layers) for stage in stages}
+    return len(counts) == 1 and stages[0].has_embedding and stages[-1].has_head
