@@ -119,7 +119,7 @@ def assemble(
             recompute_blocks(blocks, mode=modes, keeps_products=shape.recompute == "selective_op")
     stages = {}
     for index in parts.stage_paths:
-        inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh)
+        inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh, shape=shape)
         stages[index] = _data_parallel(inner, shardable[index], ranks=ranks, recorder=recorder)
     first = next(iter(stages.values()))
     schedule = _schedule(stages, source=source, ranks=ranks, device=device, recorder=recorder)
@@ -156,15 +156,25 @@ def _shardable(parts: ModelParts) -> dict[int, list[nn.Module]]:
 
 
 def _inner_module(
-    parts: ModelParts, index: int, *, layout: PlannedLayout | None, mesh: DeviceMesh | None
+    parts: ModelParts,
+    index: int,
+    *,
+    layout: PlannedLayout | None,
+    mesh: DeviceMesh | None,
+    shape: RunShape,
 ) -> nn.Module:
     inner = parts.model
     if parts.stage_paths[index] != ("",):
         inner = ChainStage([inner.get_submodule(path) for path in parts.stage_paths[index]])
     if layout is None or mesh is None:
         return inner
-    placement = layout.model_input if index == 0 else "R"
-    return LayoutBoundary(inner, mesh=mesh, input_placement=placement)
+    between = "S1" if shape.sequence_parallel else "R"
+    return LayoutBoundary(
+        inner, mesh=mesh,
+        input_placement=layout.model_input if index == 0 else "R",
+        carries_from=between if index > 0 else "R",
+        carries_to=between if index < shape.num_stages - 1 else "R",
+    )  # fmt: skip
 
 
 def _data_parallel(

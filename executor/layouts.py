@@ -196,20 +196,30 @@ class LayoutBoundary(nn.Module):
         The one-dimensional mesh of the layout's axis.
     input_placement : str
         ``R``, or ``S0`` where each rank takes its slice of the samples.
+    carries_from, carries_to : str
+        Placement in which activations come from the stage before, and go to the one after: ``S1``
+        where ranks hold their own positions and pass these on alone.
     """
 
-    def __init__(self, inner: nn.Module, *, mesh: DeviceMesh, input_placement: str) -> None:
+    def __init__(
+        self, inner: nn.Module, *, mesh: DeviceMesh, input_placement: str,
+        carries_from: str = "R", carries_to: str = "R",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.inner = inner
         self._mesh = mesh
         self._placement = placement_of(input_placement)
+        self._from = placement_of(carries_from)
+        self._to = placement_of(carries_to)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the inputs, run, gather the outputs."""
+        """Wrap the inputs, run, hand out the outputs: whole, or this rank's positions."""
         args, kwargs = pytree.tree_map_only(torch.Tensor, self._enter, (args, kwargs))
         return pytree.tree_map_only(DTensor, self._leave, self.inner(*args, **kwargs))
 
     def _enter(self, value: torch.Tensor) -> torch.Tensor:
+        if self._from != Replicate():
+            return DTensor.from_local(value, self._mesh, [self._from], run_check=False)
         whole = DTensor.from_local(value, self._mesh, [Replicate()], run_check=False)
         if isinstance(self._placement, Shard) and value.shape[0] % self._mesh.size():
             raise RunError(
@@ -219,5 +229,5 @@ class LayoutBoundary(nn.Module):
         return whole.redistribute(self._mesh, [self._placement])
 
     def _leave(self, value: DTensor) -> torch.Tensor:
-        local: torch.Tensor = value.redistribute(self._mesh, [Replicate()]).to_local()
+        local: torch.Tensor = value.redistribute(self._mesh, [self._to]).to_local()
         return local
