@@ -25,7 +25,15 @@ def export_accelerate(job: Job) -> Handed:
         If Accelerate has no key for something in the plan.
     """
     _check_axes(job)
-    sharded = job.strategy.sharding != "none" and job.num_devices > 1
+    strategy = job.strategy
+    if strategy.context_parallel_size > 1 and strategy.sharding == "none":
+        raise refusal(
+            NAME,
+            found=f"cp={strategy.context_parallel_size} with sharding=none",
+            because="its context parallelism works under FSDP2 only",
+            instead="plan with sharding=parameters",
+        )
+    sharded = strategy.sharding != "none" and job.num_devices > 1
     settings: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": _kind(job, sharded=sharded),
@@ -40,7 +48,8 @@ def export_accelerate(job: Job) -> Handed:
         settings["rdzv_backend"] = "c10d"
     if sharded:
         settings["fsdp_config"] = _fsdp(job)
-    elif job.strategy.recompute == "full":
+        settings |= _context(job)
+    elif job.strategy.recompute != "none":
         raise _recompute_refusal(job)
     if job.plan.software == "compiled":
         settings["dynamo_config"] = {"dynamo_backend": "INDUCTOR"}
@@ -68,10 +77,6 @@ def _check_axes(job: Job) -> None:
             "it follows the model class's own tensor plan, not this one",
         ),
         "pp": (strategy.pipeline_parallel_size, "its FSDP file has no pipeline for training"),
-        "cp": (
-            strategy.context_parallel_size,
-            "the plan's rings are not its all-gather of keys and values",
-        ),
         "ep": (strategy.expert_parallel_size, "it has no expert parallelism"),
     }
     for key, (size, because) in reasons.items():
@@ -109,23 +114,40 @@ def _fsdp(job: Job) -> dict[str, Any]:
             instead="plan with sharding=optimizer or with one microbatch per step",
         )
     blocks = block_paths(job.plan)
-    if not blocks:
+    classes = inspect_model(job.source, block_paths=blocks).block_classes
+    if len(classes) != 1:
         raise refusal(
             NAME,
-            found=f"the model {job.plan.model.source}",
-            because="it wraps by the class of the repeated block, and this model repeats none",
+            found=f"sharding={strategy.sharding} of {job.plan.model.source}",
+            because="it wraps by the class of the repeated block, and this model has no one such",
             instead="plan with sharding=none",
         )
-    classes = inspect_model(job.source, block_paths=blocks).block_classes
     return {
         "fsdp_version": 2,
         "fsdp_reshard_after_forward": strategy.sharding == "parameters",
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "fsdp_transformer_layer_cls_to_wrap": ",".join(classes),
+        "fsdp_transformer_layer_cls_to_wrap": classes[0],
         "fsdp_activation_checkpointing": strategy.recompute == "full",
         "fsdp_offload_params": False,
         "fsdp_state_dict_type": "SHARDED_STATE_DICT",
         "fsdp_cpu_ram_efficient_loading": False,
+    }
+
+
+def _context(job: Job) -> dict[str, Any]:
+    """Return the mesh of FSDP2 beside context parallelism; without it FSDP2 takes all processes."""
+    strategy = job.strategy
+    if strategy.context_parallel_size == 1:
+        return {}
+    prefix = "parallelism_config_"
+    return {
+        "parallelism_config": {
+            f"{prefix}dp_replicate_size": 1,
+            f"{prefix}dp_shard_size": strategy.data_parallel_size,
+            f"{prefix}tp_size": 1,
+            f"{prefix}cp_size": strategy.context_parallel_size,
+            f"{prefix}cp_comm_strategy": "allgather",
+        }
     }
 
 
@@ -157,6 +179,11 @@ def _notes(job: Job, *, sharded: bool) -> list[str]:
         notes.append(
             f"{NAME} gathers weights for each of the {job.num_microbatches} microbatches; the plan "
             "counts one gather per step"
+        )
+    if job.strategy.context_parallel_size > 1:
+        notes.append(
+            "context parallelism needs attention without a mask (sdpa) and the script's training "
+            "step inside accelerator.maybe_context_parallel"
         )
     if job.plan.software not in ("eager", "compiled"):
         notes.append(

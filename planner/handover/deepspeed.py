@@ -36,6 +36,7 @@ def export_deepspeed(job: Job) -> Handed:
         "zero_optimization": {"stage": _STAGES[strategy.sharding]},
         **_precision(job),
         "optimizer": _optimizer(job),
+        **_untested(job),
         **_recompute(job, notes),
     }
     if job.plan.software != "deepspeed":
@@ -101,15 +102,20 @@ def _optimizer(job: Job) -> dict[str, Any]:
         return {"type": "Adam", "params": {"adam_w_mode": False}}
     if name == "adamw":
         return {"type": "AdamW", "params": {}}
-    untested = job.strategy.sharding != "none"
-    if name in ("sgd", "momentum") and not untested:
+    if name in ("sgd", "momentum"):
         return {"type": "SGD", "params": {"momentum": _MOMENTUM if name == "momentum" else 0.0}}
     raise refusal(
         NAME,
-        found=f"optimizer={name} with sharding={job.strategy.sharding}",
-        because="its ZeRO is for Adam and AdamW, and it has no 8-bit or factored one of its own",
-        instead="plan with --optimizer adamw",
+        found=f"optimizer={name}",
+        because="it flattens weights before an optimizer sees them and has no such one itself",
+        instead="plan with --optimizer adam, adamw, sgd or momentum",
     )
+
+
+def _untested(job: Job) -> dict[str, Any]:
+    """Return the word that lets ZeRO take an optimizer outside its own list."""
+    own = job.plan.workload.optimizer in ("adam", "adamw")
+    return {} if own or job.strategy.sharding == "none" else {"zero_allow_untested_optimizer": True}
 
 
 def _recompute(job: Job, notes: list[str]) -> dict[str, Any]:

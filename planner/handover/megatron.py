@@ -8,8 +8,8 @@ commit 000c4ac24f61159c138b0975def722c65245983c; the layout text as read by
 from planner.handover.decoder import Decoder, find_decoder
 from planner.handover.job import Handed, Job
 from planner.handover.layout import check_layout, splits_whole_experts
-from planner.handover.refusals import HandoverError, refusal
-from planner.handover.stages import StageLayers, block_paths, is_even, stage_layers
+from planner.handover.refusals import refusal
+from planner.handover.stages import StageLayers, checked_stages, is_even
 from planner.models.inspected import inspect_model
 
 NAME = "Megatron-LM"
@@ -40,7 +40,7 @@ def export_megatron(job: Job) -> Handed:
         *_model(job, decoder, notes),
         *_experts(job, decoder),
         *_split(job, decoder),
-        *_stages(job),
+        *_stages(job, decoder),
         *_sharding(job),
         *_recompute(job),
         *_training(job),
@@ -155,14 +155,12 @@ def _split(job: Job, decoder: Decoder) -> Arguments:
     return found
 
 
-def _stages(job: Job) -> Arguments:
+def _stages(job: Job, decoder: Decoder) -> Arguments:
     strategy = job.strategy
     if strategy.pipeline_parallel_size == 1:
         return []
     _check_schedule(job)
-    stages = stage_layers(job.plan)
-    if len(stages) != strategy.pipeline_parallel_size * strategy.virtual_stages:
-        raise HandoverError(f"{NAME}: the plan has {len(stages)} stages for '{strategy}'")
+    stages = checked_stages(job, num_layers=decoder.num_layers, trainer=NAME)
     if not is_even(stages):
         return [("--pipeline-model-parallel-layout", "|".join(map(_layout_text, stages)))]
     if strategy.virtual_stages > 1:
@@ -178,13 +176,6 @@ def _check_schedule(job: Job) -> None:
             found=f"schedule={strategy.schedule}",
             because="its pipelines run 1f1b or interleaved 1f1b",
             instead="plan with schedule=1f1b or schedule=interleaved",
-        )
-    if not block_paths(job.plan):
-        raise refusal(
-            NAME,
-            found="a pipeline over a model without repeated blocks",
-            because="its stages are counts of layers",
-            instead="plan with pp=1",
         )
 
 

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from planner.handover.job import Job
+from planner.handover.refusals import refusal
 from planner.plan import Plan
 
 _BLOCK = re.compile(r"^(?P<prefix>.*\.|)(?P<number>\d+)$")
@@ -29,13 +31,17 @@ def block_paths(plan: Plan) -> tuple[str, ...]:
             match = _BLOCK.match(path)
             if match:
                 found.setdefault(match["prefix"], []).append(path)
-    return tuple(max(found.values(), key=lambda paths: len(paths))) if found else ()
+    longest: list[str] = []
+    for paths in found.values():
+        longest = paths if len(paths) > len(longest) else longest
+    return tuple(longest)
 
 
 def stage_layers(plan: Plan) -> tuple[StageLayers, ...]:
-    """Return the layers of every stage: what precedes the blocks counts as embedding, what
-    follows them as head.
-    """  # noqa: D205
+    """Return the layers of every stage.
+
+    What precedes the blocks counts as embedding, what follows them as head.
+    """
     paths = block_paths(plan)
     number = {path: position for position, path in enumerate(paths)}
     stages, seen = [], False
@@ -51,6 +57,28 @@ def stage_layers(plan: Plan) -> tuple[StageLayers, ...]:
                 before = True
         stages.append(StageLayers(has_embedding=before, layers=tuple(layers), has_head=after))
     return tuple(stages)
+
+
+def checked_stages(job: Job, *, num_layers: int, trainer: str) -> tuple[StageLayers, ...]:
+    """Return the layers of every stage, if a trainer that counts layers can build them.
+
+    Raises
+    ------
+    HandoverError
+        If a stage is cut anywhere but before or behind a block.
+    """
+    stages = stage_layers(job.plan)
+    layers = [number for stage in stages for number in stage.layers]
+    ends = sum(stage.has_embedding for stage in stages), sum(stage.has_head for stage in stages)
+    expected = job.strategy.pipeline_parallel_size * job.strategy.virtual_stages
+    if layers != list(range(num_layers)) or ends != (1, 1) or len(stages) != expected:
+        raise refusal(
+            trainer,
+            found=f"the cuts of {len(stages)} stages",
+            because=f"its stages are runs of {num_layers} layers, with embedding and head whole",
+            instead="plan with a smaller pp",
+        )
+    return stages
 
 
 def is_even(stages: tuple[StageLayers, ...]) -> bool:

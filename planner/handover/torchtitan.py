@@ -12,7 +12,7 @@ from planner.handover.decoder import Decoder, find_decoder
 from planner.handover.job import Handed, Job
 from planner.handover.layout import check_layout, splits_whole_experts
 from planner.handover.refusals import refusal
-from planner.handover.stages import StageLayers, stage_layers
+from planner.handover.stages import StageLayers, checked_stages
 from planner.handover.toml_text import Tables, toml_text
 from planner.models.inspected import inspect_model
 
@@ -77,7 +77,7 @@ def export_torchtitan(job: Job) -> Handed:
             **_tensor(job),
             **_pipeline(job, flavor),
             "context_parallel_degree": job.strategy.context_parallel_size,
-            **({"context_parallel_rotate_method": "alltoall"} if _uses_context(job) else {}),
+            **({"context_parallel_rotate_method": "allgather"} if _uses_context(job) else {}),
             **_expert(job, decoder),
         },
         "activation_checkpoint": {"mode": _recompute(job)},
@@ -197,11 +197,12 @@ def _pipeline(job: Job, flavor: Flavor) -> dict[str, object]:
             because="hand-over does not know how its ranks hold the stages of that schedule",
             instead=f"plan with schedule={', '.join(_SCHEDULES)}",
         )
+    stages = checked_stages(job, num_layers=flavor.sizes[0], trainer=NAME)
     return {
         "pipeline_parallel_degree": strategy.pipeline_parallel_size,
         "pipeline_parallel_schedule": _SCHEDULES[strategy.schedule],
         "pipeline_parallel_microbatch_size": strategy.microbatch_size,
-        "module_fqns_per_model_part": [_modules(stage) for stage in stage_layers(job.plan)],
+        "module_fqns_per_model_part": [_modules(stage) for stage in stages],
     }
 
 
