@@ -64,6 +64,8 @@ class Assembly:
     has_last: bool
     slots: dict[str, tuple[nn.Module, str]]
     """Canonical parameter name -> owner and attribute, tied ones once."""
+    owned: tuple[tuple[str, nn.Module], ...]
+    """Path and module of everything inside this rank's stages."""
     tied: dict[str, dist.ProcessGroup]
     """Parameters held by several pipeline ranks -> the group that sums their gradients."""
     modes: Modes
@@ -129,6 +131,7 @@ def assemble(
         has_first=0 in stages,
         has_last=shape.num_stages - 1 in stages,
         slots=parts.slots,
+        owned=parts.owned,
         tied=_tied_groups(parts, ranks),
         modes=modes,
         averages_over=_own_average(ranks),

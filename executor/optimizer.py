@@ -1,6 +1,6 @@
 """Optimizers on each rank's own shards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -42,6 +42,33 @@ class ShardOptimizer:
         """Drop the gradients."""
         for parameter, shard in zip(self._parameters, self._shards, strict=True):
             parameter.grad = shard.grad = None
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use another step size from the next step on [1]."""
+        for group in self._inner.param_groups:
+            group["lr"] = learning_rate
+
+    def state_tensors(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield each parameter's own state, in order; writing into it writes the optimizer's.
+
+        State that no step has made yet is made as the first step would: zeros.
+        """
+        for shard in self._shards:
+            state = self._inner.state[shard]
+            if not state:
+                state.update(_first_state(self._inner, shard))
+            yield {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _first_state(optimizer: torch.optim.Optimizer, shard: torch.Tensor) -> dict[str, torch.Tensor]:
+    if isinstance(optimizer, torch.optim.SGD):
+        has_momentum = optimizer.defaults["momentum"] != 0
+        return {"momentum_buffer": torch.zeros_like(shard)} if has_momentum else {}
+    return {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(shard),
+        "exp_avg_sq": torch.zeros_like(shard),
+    }
 
 
 def _build(name: str, tensors: list[torch.Tensor], learning_rate: float) -> torch.optim.Optimizer:

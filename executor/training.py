@@ -33,8 +33,12 @@ class Trainer:
 
     def forward_backward(self, batch: Batch) -> float | None:
         """Run a step up to whole, averaged gradients; return the loss where this rank knows it."""
+        dp = self.ranks.shape.size("dp")
+        return self.forward_backward_own(rows_of(batch, self.ranks.coordinate("dp"), dp))
+
+    def forward_backward_own(self, own: Batch) -> float | None:
+        """Do so with a batch that holds the samples of this data-parallel rank only."""
         shape = self.ranks.shape
-        own = rows_of(batch, self.ranks.coordinate("dp"), shape.size("dp"))
         own = _on_device(own, self.device)
         is_plain = self.assembly.schedule is None
         loss = self._plain(own) if is_plain else self._pipelined(own)
