@@ -74,6 +74,8 @@ class SoftwareProfile:
     """Products keep the input they gathered over sequence-parallel ranks, not its shard."""
     keeps_output: bool = False
     """The training loop holds the model's output through the backward pass."""
+    autocasts: bool = False
+    """16-bit training runs under torch's autocast: norms, softmax, residual stream in fp32."""
     frees_gradients: bool = False
     """Gradients are made anew in every step and gone after the update; else they have a buffer."""
     fully_shards: bool = False

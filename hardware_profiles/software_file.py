@@ -29,6 +29,7 @@ SWITCHES = (
     "scatters_pipeline",
 )
 OPTIONAL_SWITCHES = (
+    "autocasts",
     "fuses_norm_activation",
     "keeps_gathered",
     "keeps_output",

@@ -23,7 +23,7 @@ from simulator.work import Work
 
 Floats = NDArray[np.float64]
 GRADIENT_PASSES = 3.0
-"""Passes over the gradients at the end of a step: their norm, the update, setting them to zero [1]."""
+"""Passes over the gradients at the end of a step: norm, update, setting them to zero [1]."""
 ROUNDING = 1e-9
 """Share of a step below which waiting is rounding [1]."""
 BREAKDOWN_TERMS = (

@@ -1,6 +1,7 @@
 """Bytes that the kernels of one operator move on one rank, and how many there are."""
 
 from planner.graph import Operator
+from planner.layouts.autocast import widened
 from planner.layouts.cut import Cut, endpoint_bytes, is_fused, local_elements, term_bytes
 from planner.layouts.kernel_traffic import unseen_bytes
 from planner.layouts.norm_traffic import batch_norm_bytes, is_batch_norm, norm_before
@@ -8,6 +9,12 @@ from planner.layouts.sizes import item_bytes, read_labels
 
 
 def operator_traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
+    """Return bytes moved and kernels launched, in the precision the stack runs them in."""
+    num_bytes, num_kernels = _traffic(operator, cut, backward=backward)
+    return num_bytes * widened(operator, cut), num_kernels
+
+
+def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, float]:
     """Return bytes moved and kernels launched.
 
     A fused chain reads what enters and writes what leaves; backward it reads both kinds again and

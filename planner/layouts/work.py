@@ -7,6 +7,13 @@ of the tensor axis and of the experts, and turns the operator's terms into
 
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import FlopTerm, Operator, TensorTerm
+from planner.layouts.autocast import (
+    SAVED_SCORE_BYTES,
+    SOFTMAX_BYTES,
+    SOFTMAX_KERNELS,
+    autocasts,
+    cast_bytes,
+)
 from planner.layouts.cut import Cut, endpoint_bytes, is_fused, local_elements, term_bytes
 from planner.layouts.precision import CAST_BYTES, is_aligned, precision_of, runs_in_fp8
 from planner.layouts.sizes import (
@@ -88,7 +95,9 @@ def score_bytes(operator: Operator, cut: Cut) -> float:
     if operator.kind != "attention" or attention_kernel(cut) != "unfused":
         return 0.0
     item = cut.workload.compute_bytes
-    per_element = 2 * item + 1 if operator.dropout else item
+    per_element = 2.0 * item + 1.0 if operator.dropout else item
+    if autocasts(cut) and not cut.software.fuses_attention_softmax:
+        per_element = SAVED_SCORE_BYTES[operator.dropout]
     return _scores(operator, cut) * per_element
 
 
@@ -181,11 +190,14 @@ def _is_aligned(operator: Operator, cut: Cut, n: float, k: float) -> bool:
 
 
 def _casts(operator: Operator, cut: Cut, *, backward: bool) -> tuple[Work, ...]:
-    """Return the casts to fp8 before the products of a linear layer.
+    """Return the casts to fp8, or from autocast's fp32, before the products of a linear layer.
 
     Forward its input, backward the gradient of its output. Weights are cast for every microbatch
     unless the stack keeps the cast ones, as those do that fuse chains.
     """
+    cast = cast_bytes(operator, cut)
+    if cast > 0:
+        return (Work(kind="memory", precision="bf16", memory_bytes=cast, backward=backward),)
     if cut.workload.precision != "fp8" or not runs_in_fp8(operator):
         return ()
     inputs, outputs, parameters = endpoint_bytes(operator, cut)
@@ -302,15 +314,22 @@ def _unfused_attention(
         )
         for rows, columns, inner in shapes
     )
-    kernels = "fused" if cut.software.fuses_attention_softmax else "separate"
-    passes = _SOFTMAX_PASSES[kernels][backward]
-    passes += _DROPOUT_PASSES if operator.dropout else 0.0
-    mask_bytes = scores if operator.dropout else 0.0
+    per_score, kernels = _softmax_bytes(cut, has_dropout=operator.dropout, backward=backward)
     softmax = Work(
         kind="memory",
         precision=precision_of(operator, cut.workload.precision),
-        memory_bytes=passes * scores * item + mask_bytes,
-        num_kernels=_SOFTMAX_KERNELS[kernels] + (1.0 if operator.dropout else 0.0),
+        memory_bytes=per_score * scores,
+        num_kernels=kernels + (1.0 if operator.dropout else 0.0),
         backward=backward,
     )
     return (*products, softmax) if flops > 0 else ()
+
+
+def _softmax_bytes(cut: Cut, *, has_dropout: bool, backward: bool) -> tuple[float, float]:
+    """Return bytes per score between the products [B], and kernels without that of dropout [1]."""
+    mask = 1.0 if has_dropout else 0.0
+    if autocasts(cut) and not cut.software.fuses_attention_softmax:
+        return SOFTMAX_BYTES[has_dropout] + mask, SOFTMAX_KERNELS
+    kernels = "fused" if cut.software.fuses_attention_softmax else "separate"
+    passes = _SOFTMAX_PASSES[kernels][backward] + (_DROPOUT_PASSES if has_dropout else 0.0)
+    return passes * cut.workload.compute_bytes + mask, _SOFTMAX_KERNELS[kernels]
