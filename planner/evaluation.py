@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.layouts.terms import LayoutSolution
-from planner.lowering import StepCosts
 from planner.mesh import MeshShape, mesh_of
 from planner.problem import PriceBook
 from planner.stage_costs import StageCosts
@@ -19,6 +18,7 @@ from planner.stage_memory import (
     state_memory,
     step_memory,
 )
+from planner.step_costs import StepCosts
 from planner.step_time import StepTime, action_times, end_times, step_time, transfer_time
 from planner.strategy import Strategy
 from simulator.closed_form import in_flight_per_chunk

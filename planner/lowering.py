@@ -6,19 +6,12 @@ starts only when all members of its group have reached it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from planner.mesh import MeshShape
-from planner.stage_costs import StageCosts
-from planner.step_time import ActionTimes, EndTimes
-from planner.strategy import Recompute, Schedule
+from planner.lowering_end import add_end
+from planner.step_costs import ProgramBuilder, StepCosts
 from simulator.program import Program, Stream, Task
 from simulator.schedules import Action, schedule_actions
 
-Floats = NDArray[np.float64]
 STREAM_OF_CATEGORY: Mapping[str, Stream] = {
     "tensor": "tensor",
     "context": "tensor",
@@ -26,83 +19,6 @@ STREAM_OF_CATEGORY: Mapping[str, Stream] = {
     "data": "data",
     "pipeline": "pipeline",
 }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepCosts:
-    """Everything lowering needs about one candidate."""
-
-    stages: StageCosts
-    actions: ActionTimes
-    end: EndTimes
-    schedule: Schedule
-    recompute: Recompute
-    mesh: MeshShape
-    num_microbatches: int
-    tail_s: Floats
-    """Part of each stage's last backward under which gradient reduction may run [s]."""
-    sync_slowdown: float
-    """Extra compute per second of hidden reduction [1]."""
-    is_training: bool
-    resting_memory_bytes: tuple[float, ...]
-    """Per pipeline rank [B]."""
-
-
-def merged(costs: StepCosts) -> StepCosts:
-    """Return the costs with exposed communication counted as compute: fewer tasks, same time."""
-    actions = costs.actions
-
-    def add(compute: Floats, comm: Mapping[str, Floats]) -> Floats:
-        return sum((v for k, v in comm.items() if k != "pipeline"), compute)
-
-    def keep(comm: Mapping[str, Floats]) -> dict[str, Floats]:
-        return {k: v for k, v in comm.items() if k == "pipeline"}
-
-    return replace(
-        costs,
-        actions=replace(
-            actions,
-            forward_compute_s=add(actions.forward_compute_s, actions.forward_comm_s),
-            backward_compute_s=add(actions.backward_compute_s, actions.backward_comm_s),
-            forward_comm_s=keep(actions.forward_comm_s),
-            backward_comm_s=keep(actions.backward_comm_s),
-        ),
-    )
-
-
-@dataclass(kw_only=True)
-class _Builder:
-    """Tasks under construction; positions are task numbers."""
-
-    costs: StepCosts
-    replicas: int
-    tasks: list[Task] = field(default_factory=list)
-    ready: dict[tuple[str, int, int, int], int] = field(default_factory=dict)
-    """(kind, stage, microbatch, replica) -> task after which the neighbour may use the result."""
-    gate: dict[int, int] = field(default_factory=dict)
-    """Rank -> communication that its next compute must await."""
-    last_compute: dict[int, int] = field(default_factory=dict)
-
-    def add(self, task: Task) -> int:
-        self.tasks.append(task)
-        return len(self.tasks) - 1
-
-    def rank(self, stage: int, replica: int) -> int:
-        return stage % self.costs.mesh.pp * self.replicas + replica
-
-    def peers(self, category: str, replica: int) -> list[int]:
-        if self.replicas == 1:
-            return [0]
-        mesh = self.costs.mesh
-        tp, cp = mesh.tp, mesh.cp
-        if category == "tensor":
-            return [replica // tp * tp + i for i in range(tp)]
-        if category == "context":
-            base = replica // (tp * cp) * tp * cp + replica % tp
-            return [base + i * tp for i in range(cp)]
-        if category in ("data", "expert"):
-            return [replica % tp + i * tp for i in range(mesh.dp * cp)]
-        return [replica]
 
 
 def lower(costs: StepCosts, *, detail: str = "folded") -> Program:
@@ -128,11 +44,11 @@ def lower(costs: StepCosts, *, detail: str = "folded") -> Program:
         num_microbatches=costs.num_microbatches,
         virtual_stages=costs.stages.num_stages // mesh.pp,
     )
-    builder = _Builder(costs=costs, replicas=replicas)
+    builder = ProgramBuilder(costs=costs, replicas=replicas)
     for action in _in_dependency_order(orders, costs):
         _add_action(builder, action)
     if costs.is_training:
-        _add_end(builder)
+        add_end(builder)
     resting = tuple(bytes_ for bytes_ in costs.resting_memory_bytes for _ in range(replicas))
     return Program(
         tasks=tuple(builder.tasks), num_ranks=mesh.pp * replicas, resting_memory_bytes=resting
@@ -174,7 +90,7 @@ def _needs(action: Action, last_stage: int) -> set[tuple[str, int, int]]:
     return needs
 
 
-def _add_action(builder: _Builder, action: Action) -> None:
+def _add_action(builder: ProgramBuilder, action: Action) -> None:
     """Add compute, exposed communication and transfer of one forward or backward."""
     costs = builder.costs
     forward = action.kind == "F"
@@ -212,7 +128,7 @@ def _durations(costs: StepCosts, action: Action) -> tuple[float, dict[str, float
 
 
 def _add_compute(
-    builder: _Builder,
+    builder: ProgramBuilder,
     action: Action,
     *,
     rank: int,
@@ -243,7 +159,7 @@ def _add_compute(
     )
 
 
-def _add_tails(builder: _Builder, action: Action, ends: Mapping[int, int]) -> dict[int, int]:
+def _add_tails(builder: ProgramBuilder, action: Action, ends: Mapping[int, int]) -> dict[int, int]:
     """Add the part of the last backward under which gradient reduction may already run."""
     costs = builder.costs
     saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
@@ -272,7 +188,7 @@ def _add_tails(builder: _Builder, action: Action, ends: Mapping[int, int]) -> di
 
 
 def _add_collective(
-    builder: _Builder,
+    builder: ProgramBuilder,
     action: Action,
     category: str,
     duration_s: float,
@@ -299,7 +215,7 @@ def _add_collective(
 
 
 def _add_transfer(
-    builder: _Builder, action: Action, *, replica: int, end: int, blocking_s: float
+    builder: ProgramBuilder, action: Action, *, replica: int, end: int, blocking_s: float
 ) -> None:
     """Record when the neighbour may use the result; a blocking part holds the sender's compute."""
     costs = builder.costs
@@ -332,54 +248,3 @@ def _add_transfer(
         if label == "send":
             builder.gate[rank] = end
     builder.ready[key] = end
-
-
-def _add_end(builder: _Builder) -> None:
-    """Add gradient reduction, optimizer and gather of updated weights of every stage."""
-    costs = builder.costs
-    end = costs.end
-    for stage in reversed(range(costs.stages.num_stages)):
-        members = range(builder.replicas)
-        starts = {r: builder.ready["sync", stage, 0, builder.rank(stage, r)] for r in members}
-        for replica in members:
-            rank = builder.rank(stage, replica)
-            last = builder.last_compute[rank]
-            synced = last
-            if end.sync_s[stage] > 0:
-                peers = builder.peers("data", replica)
-                synced = builder.add(
-                    _end_task(f"sync {stage}", rank, "data", "collective",
-                              float(end.sync_s[stage]), tuple(starts[p] for p in peers), stage)
-                )  # fmt: skip
-            waits = {synced, last} | ({builder.gate.pop(rank)} if rank in builder.gate else set())
-            updated = builder.add(
-                _end_task(f"optimizer {stage}", rank, "compute", "compute",
-                          float(end.optimizer_s[stage]), tuple(sorted(waits)), stage)
-            )  # fmt: skip
-            builder.last_compute[rank] = updated
-            if end.update_gather_s[stage] > 0:
-                builder.gate[rank] = builder.add(
-                    _end_task(f"gather {stage}", rank, "data", "collective",
-                              float(end.update_gather_s[stage]), (updated,), stage)
-                )  # fmt: skip
-
-
-def _end_task(
-    name: str,
-    rank: int,
-    stream: Stream,
-    kind: str,
-    duration_s: float,
-    depends_on: tuple[int, ...],
-    stage: int,
-) -> Task:
-    return Task(
-        name=name,
-        rank=rank,
-        stream=stream,
-        kind="collective" if kind == "collective" else "compute",
-        duration_s=duration_s,
-        depends_on=depends_on,
-        category="optimizer" if stream == "compute" else "data",
-        stage=stage,
-    )

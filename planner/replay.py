@@ -4,8 +4,9 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 from planner.evaluation import Evaluation
-from planner.lowering import lower, merged
+from planner.lowering import lower
 from planner.processes import num_workers
+from planner.step_costs import merged
 from simulator.analysis import makespan_s
 from simulator.engine import simulate
 from simulator.timeline import Timeline

@@ -70,7 +70,9 @@ class EndTimes:
     """What follows the last backward of each virtual stage, once per step."""
 
     sync_s: Floats
-    """Gradient reduction, hidden part included [s]."""
+    """Gradient reduction, hidden part and tied weights included [s]."""
+    tied_s: Floats
+    """Sum of gradients of weights that two stages hold: waits for all of backward [s]."""
     sync_hidden_s: Floats
     """How much of it may hide under the last backward [s]."""
     optimizer_s: Floats
@@ -172,7 +174,9 @@ def end_times(
     """Return what each stage still does after its last backward."""
     zero = np.zeros(stages.num_stages)
     if not workload.is_training:
-        return EndTimes(sync_s=zero, sync_hidden_s=zero, optimizer_s=zero, update_gather_s=zero)
+        return EndTimes(
+            sync_s=zero, tied_s=zero, sync_hidden_s=zero, optimizer_s=zero, update_gather_s=zero
+        )
     synced_in_backward = mesh.pp == 1 and sharding in ("gradients", "parameters")
     reduction = (zero if synced_in_backward else sync.gradient_s) + sync.tied_s
     hidden = np.minimum(
@@ -183,6 +187,7 @@ def end_times(
     )
     return EndTimes(
         sync_s=reduction,
+        tied_s=sync.tied_s,
         sync_hidden_s=hidden,
         optimizer_s=_optimizer_s(
             stages, mesh=mesh, sharding=sharding, state=state, workload=workload,

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from planner.lowering import StepCosts, lower, merged
+from planner.lowering import lower
 from planner.mesh import MeshShape
 from planner.stage_costs import RECOMPUTE_MODES, StageCosts
+from planner.step_costs import StepCosts, merged
 from planner.step_time import ActionTimes, EndTimes, step_time
 from simulator.analysis import makespan_s, peak_memory_bytes
 from simulator.engine import simulate
@@ -45,11 +46,13 @@ def costs(
     tp: int = 1,
     tensor_s: float = 0.0,
     sync_s: float = 0.0,
+    tied_s: float = 0.0,
     overlap: float = 0.0,
     send_s: float = 0.0,
 ) -> StepCosts:
     stages = equal_stages(pp * v)
     ones = np.ones(pp * v)
+    tied = tied_s * np.array([stage in (0, pp * v - 1) for stage in range(pp * v)])
     comm = {"tensor": tensor_s * ones} if tensor_s else {}
     return StepCosts(
         stages=stages,
@@ -62,7 +65,8 @@ def costs(
             blocking_s=0.0,
         ),
         end=EndTimes(
-            sync_s=sync_s * ones,
+            sync_s=sync_s * ones + tied,
+            tied_s=tied,
             sync_hidden_s=np.minimum(sync_s, overlap * 2.0) * ones,
             optimizer_s=0.5 * ones / v,
             update_gather_s=0 * ones,
@@ -133,6 +137,20 @@ def test_gradient_sync_hides_under_the_last_backward(
     expected = 9.0 + exposed + 0.5
     assert makespan_s(simulate(lower(value))) == pytest.approx(expected)
     assert closed_form(value) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("v", [1, 2])
+def test_the_sum_of_tied_weights_hides_under_nothing(v: int) -> None:
+    schedule = "1f1b" if v == 1 else "interleaved"
+    value = costs(pp=2, m=4, v=v, schedule=schedule, dp=2, sync_s=0.25, tied_s=2.0, overlap=0.5)
+    expected = 4 * v * 3.0 + 3.0 + 2.0 + 0.5
+    program = lower(value)
+    timeline = simulate(program)
+    check_timeline(program, timeline)
+    assert closed_form(value) == pytest.approx(expected)
+    assert makespan_s(timeline) == pytest.approx(expected)
+    sums = [span for span in timeline.spans if span.name.startswith("tied")]
+    assert len({span.start_s for span in sums}) == 1
 
 
 def test_unfolded_equals_folded() -> None:
