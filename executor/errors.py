@@ -11,3 +11,7 @@ class RunFailedError(RunError):
     """A run began and failed: a rank raised, died or fell silent. Exit status 1."""
 
     exit_status = 1
+
+
+class RankLostError(RunFailedError):
+    """A rank broke without refusing: killed, crashed or silent. Another attempt may succeed."""

@@ -71,7 +71,10 @@ def _write_failure(path: Path, error: BaseException) -> None:
         cause = cause.__cause__
     words = str(cause).strip().splitlines() or [""]
     name = "" if isinstance(cause, ParaplanError) else f"{type(cause).__name__}: "
-    record = {"time_s": time.monotonic(), "message": f"{name}{words[0]}"}
+    record = {
+        "time_s": time.monotonic(), "message": f"{name}{words[0]}",
+        "is_refusal": isinstance(cause, ParaplanError),
+    }  # fmt: skip
     traceback.print_exception(error)
     path.write_text(json.dumps(record), encoding="utf-8")
 
@@ -98,8 +101,9 @@ def _watch(ranks: dict[int, int], run_dir: Path) -> int:
         deadline = min(deadline, time.monotonic() + _GRACE_S)
     if not failed:
         return 0
-    message = _first_cause(run_dir, failed, signals)
-    (run_dir / FAILURE_FILE).write_text(json.dumps({"message": message}), encoding="utf-8")
+    message, is_refusal = _first_cause(run_dir, failed, signals)
+    record = {"message": message, "is_refusal": is_refusal}
+    (run_dir / FAILURE_FILE).write_text(json.dumps(record), encoding="utf-8")
     return 1
 
 
@@ -110,21 +114,25 @@ def _kill(ranks: dict[int, int]) -> None:
         os.waitpid(pid, 0)
 
 
-def _first_cause(run_dir: Path, failed: set[int], signals: dict[int, int]) -> str:
-    """Return the line of the rank that failed first; a killed rank cannot speak and goes first."""
+def _first_cause(run_dir: Path, failed: set[int], signals: dict[int, int]) -> tuple[str, bool]:
+    """Return the line of the rank that failed first; a killed rank cannot speak and goes first.
+
+    With it, whether the rank refused to go on: another attempt would meet the same.
+    """
     if signals:
         rank, number = next(iter(signals.items()))
-        return f"rank {rank} was killed by signal {number} ({signal.Signals(number).name})"
+        name = signal.Signals(number).name
+        return f"rank {rank} was killed by signal {number} ({name})", False
     records = []
     for rank in failed:
         path = run_dir / f"failure-{rank}.json"
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
-            records.append((record["time_s"], rank, record["message"]))
+            records.append((record["time_s"], rank, record["message"], record["is_refusal"]))
     if not records:
-        return f"rank {min(failed)} ended without a word"
-    _, rank, message = min(records)
-    return f"rank {rank}: {message}"
+        return f"rank {min(failed)} ended without a word", False
+    _, rank, message, is_refusal = min(records)
+    return f"rank {rank}: {message}", is_refusal
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import executor
-from executor.errors import RunFailedError
+from executor.errors import RankLostError, RunFailedError
 from executor.host import FAILURE_FILE, JOB_FILE, LAUNCHER_PID
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +40,8 @@ def launch(
     Raises
     ------
     RunFailedError
-        If a process failed: which one and why, in one line.
+        If a process failed: which one and why, in one line; a :class:`RankLostError` where it
+        did not refuse but broke.
     """
     job = {"entry": entry, "num_processes": num_processes}
     (run_dir / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
@@ -63,7 +64,7 @@ def launch(
     finally:
         _end(process)
     if status != 0:
-        raise RunFailedError(_failure(run_dir, status))
+        raise _failure(run_dir, status)
 
 
 def _relay(line: str, progress: Progress) -> None:
@@ -84,11 +85,14 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.stdout.close()
 
 
-def _failure(run_dir: Path, status: int) -> str:
+def _failure(run_dir: Path, status: int) -> RunFailedError:
     path = run_dir / FAILURE_FILE
     if path.exists():
-        message = json.loads(path.read_text(encoding="utf-8"))["message"]
-        return f"run failed: {message}"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        kind = RunFailedError if record["is_refusal"] else RankLostError
+        return kind(f"run failed: {record['message']}")
     lines = (run_dir / _LOG_FILE).read_text(encoding="utf-8").strip().splitlines()
     last = lines[-1] if lines else "no message"
-    return f"run failed: the process that starts the ranks ended with {status}: {last}"
+    return RankLostError(
+        f"run failed: the process that starts the ranks ended with {status}: {last}"
+    )

@@ -79,8 +79,50 @@ def run_plan(
     """
     if steps < 1 or scale_down < 1:
         raise RunError(f"steps={steps}, scale_down={scale_down}: expected at least 1 of each")
+    world = torchrun_world()
+    with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
+        run_dir = Path(folder)
+        settings = settings_of_run(
+            plan, run_dir=run_dir, world=world, scale_down=scale_down, steps=steps,
+            num_processes=num_processes, timeout_s=timeout_s, learning_rate=learning_rate,
+            global_batch_size=global_batch_size, sequence_length=sequence_length, seed=seed,
+            check=check,
+        )  # fmt: skip
+        if world is None:
+            result: RunResult | None = _run_locally(settings, run_dir, progress or _silent)
+        else:
+            result = _join_torchrun(settings, world)
+    if result is not None and output is not None:
+        write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
+    return result
+
+
+def settings_of_run(
+    plan: Plan,
+    *,
+    run_dir: Path,
+    world: int | None,
+    scale_down: int,
+    steps: int,
+    num_processes: int | None,
+    timeout_s: float,
+    learning_rate: float,
+    seed: int,
+    check: bool,
+    global_batch_size: int | None = None,
+    sequence_length: int | None = None,
+) -> RunSettings:
+    """Check that a plan runs here; write it into the run's folder and return what ranks need.
+
+    ``world`` is what :func:`torchrun_world` found; the other parameters are those of
+    :func:`run_plan`.
+
+    Raises
+    ------
+    RunError
+        If the plan cannot run here.
+    """
     source = _scaled_source(plan, scale_down)
-    world = _torchrun_world()
     length = sequence_length or min(
         plan.workload.sequence_length,
         source.default_sequence_length if scale_down > 1 else plan.workload.sequence_length,
@@ -95,29 +137,21 @@ def run_plan(
     )
     shape = _fitted(shape, source)
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
-    with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
-        run_dir = Path(folder)
-        settings = RunSettings(
-            plan_path=str(run_dir / _PLAN_FILE), model=source.source, scale_down=scale_down,
-            shape=shape,
-            stage_items=tuple(
-                sum(units.last - units.first for units in stage.units) for stage in plan.stages
-            ),
-            stage_paths=tuple(
-                stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
-            ),
-            steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
-            threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
-            result_path=str(run_dir / _RESULT_FILE), local=world is None,
-        )  # fmt: skip
-        (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
-        if world is None:
-            result: RunResult | None = _run_locally(settings, run_dir, progress or _silent)
-        else:
-            result = _join_torchrun(settings, world)
-    if result is not None and output is not None:
-        write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
-    return result
+    settings = RunSettings(
+        plan_path=str(run_dir / _PLAN_FILE), model=source.source, scale_down=scale_down,
+        shape=shape,
+        stage_items=tuple(
+            sum(units.last - units.first for units in stage.units) for stage in plan.stages
+        ),
+        stage_paths=tuple(
+            stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
+        ),
+        steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
+        threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
+        result_path=str(run_dir / _RESULT_FILE), local=world is None,
+    )  # fmt: skip
+    (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
+    return settings
 
 
 def _fitted(shape: RunShape, source: ModelSource) -> RunShape:
@@ -159,20 +193,25 @@ def _silent(what: str, done: int, total: int) -> None:
     """Drop a message."""
 
 
-def _torchrun_world() -> int | None:
+def torchrun_world() -> int | None:
     """Return the number of processes torchrun started, None outside torchrun."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     return int(os.environ["WORLD_SIZE"])
 
 
-def _join_torchrun(settings: RunSettings, world: int) -> RunResult | None:
+def check_torchrun_world(settings: RunSettings, world: int) -> None:
+    """Refuse a number of processes that is not the plan's."""
     wanted = settings.shape.num_processes
     if wanted != world:
         raise RunError(
             f"plan wants {wanted} processes, torchrun started {world}; "
             f"use torchrun --nproc-per-node {wanted}, or --processes {world} to shrink the plan"
         )
+
+
+def _join_torchrun(settings: RunSettings, world: int) -> RunResult | None:
+    check_torchrun_world(settings, world)
     from executor.worker import run_rank
 
     return run_rank(settings, run_dir=None)

@@ -46,7 +46,7 @@ def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None
     """
     plan = load_plan(settings.plan_path)
     source = resolve_model(settings.model)
-    device = _join(settings, run_dir=run_dir)
+    device = join(settings, run_dir=run_dir)
     rank = dist.get_rank()
     try:
         reports, collectives, load = _train(plan, settings, source=source, device=device)
@@ -66,7 +66,8 @@ def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None
     return result
 
 
-def _join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
+def join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
+    """Join the other ranks; return this one's device."""
     torch.set_num_threads(settings.threads_per_process)
     world = settings.shape.num_processes
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
@@ -78,18 +79,36 @@ def _join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
         torch.cuda.set_device(device)
     backend = "nccl" if use_cuda else "gloo"
     timeout = timedelta(seconds=settings.timeout_s)
-    if run_dir is None:
+    store = _store(world, run_dir=run_dir)
+    if store is None:
         dist.init_process_group(backend, timeout=timeout)
     else:
-        store = dist.FileStore(str(run_dir / "store"), world)  # type: ignore[attr-defined]
         rank = int(os.environ["RANK"])
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     return device
 
 
-def _train(
+def _store(world: int, *, run_dir: Path | None) -> Any:
+    """Return where ranks find each other; None leaves it to torch.
+
+    Under torchrun each attempt gets keys of its own: ranks of a restart that read the addresses of
+    dead peers fail to connect.
+    """
+    if run_dir is not None:
+        return dist.FileStore(str(run_dir / "store"), world)  # type: ignore[attr-defined]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    agents = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt-{attempt}", agents)  # type: ignore[attr-defined]
+
+
+def make_trainer(
     plan: Plan, settings: RunSettings, *, source: ModelSource, device: torch.device
-) -> tuple[list[RankReport], dict[str, dict[str, dict[str, float]]], float]:
+) -> tuple[Trainer, float]:
+    """Build a rank's part of the model; return it and the memory held before [B]."""
     shape = settings.shape
     base_bytes = memory.held_bytes(device)
     ranks = make_mesh(shape, device_type=device.type)
@@ -108,6 +127,14 @@ def _train(
         )  # fmt: skip
     trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,
                       recorder=recorder, device=device)  # fmt: skip
+    return trainer, base_bytes
+
+
+def _train(
+    plan: Plan, settings: RunSettings, *, source: ModelSource, device: torch.device
+) -> tuple[list[RankReport], dict[str, dict[str, dict[str, float]]], float]:
+    trainer, base_bytes = make_trainer(plan, settings, source=source, device=device)
+    recorder = trainer.recorder
     memory.reset_peak(device)
     before = mark_load()
     losses, times, gradients = _steps(trainer, settings)
@@ -138,13 +165,13 @@ def _steps(
         _barrier()
         start = time.perf_counter()
         losses.append(trainer.forward_backward(batch))
-        _finish_device(trainer.device)
+        finish_device(trainer.device)
         middle = time.perf_counter()
         if step == 0 and settings.check and shape.mode == "train":
             gradients = _whole_gradients(trainer)
         resumed = time.perf_counter()
         trainer.update()
-        _finish_device(trainer.device)
+        finish_device(trainer.device)
         times.append(middle - start + time.perf_counter() - resumed)
         if dist.get_rank() == 0:
             _say(settings, f"step {step + 1}: {times[-1]:.3f} s", step + 1)
@@ -183,7 +210,7 @@ def _instrumented_step(
     with recorder.observed():
         trainer.forward_backward(batch)
         trainer.update()
-        _finish_device(trainer.device)
+        finish_device(trainer.device)
     own_end = time.monotonic()
     _barrier()
     spans = spans_of(recorder, rank=dist.get_rank(), start_s=start)
@@ -193,7 +220,8 @@ def _instrumented_step(
     return spans, breakdown, marks
 
 
-def _finish_device(device: torch.device) -> None:
+def finish_device(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

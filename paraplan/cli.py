@@ -14,6 +14,25 @@ from paraplan.console import (
     one_line,
     print_text,
 )
+from paraplan.job_options import (
+    JOB_OPTIONS,
+    CheckpointDir,
+    ClipNorm,
+    Dataset,
+    FinalLrFraction,
+    JobPrecisionOption,
+    Keep,
+    LearningRateOption,
+    Log,
+    LogEvery,
+    LrSchedule,
+    MaxRestarts,
+    Resume,
+    SaveEvery,
+    Seed,
+    WarmupSteps,
+    job_wanted,
+)
 
 app = typer.Typer(
     name="paraplan",
@@ -142,16 +161,42 @@ def run(
         int | None, typer.Option(help="At most this many local processes.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds a rank may be silent.")] = 120.0,
-    check: Annotated[bool, typer.Option(help="Compare with a single process.")] = True,
+    check: Annotated[
+        bool | None, typer.Option("--check/--no-check", help="Compare with a single process.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="run.json to write.")] = None,
+    dataset: Dataset = None,
+    save_every: SaveEvery = None,
+    checkpoint_dir: CheckpointDir = None,
+    keep: Keep = None,
+    resume: Resume = False,
+    max_restarts: MaxRestarts = None,
+    learning_rate: LearningRateOption = None,
+    lr_schedule: LrSchedule = None,
+    warmup_steps: WarmupSteps = None,
+    final_lr_fraction: FinalLrFraction = None,
+    clip_norm: ClipNorm = None,
+    precision: JobPrecisionOption = None,
+    seed: Seed = None,
+    log: Log = None,
+    log_every: LogEvery = None,
     json: Json = False,
 ) -> None:
-    """Execute a plan here (or under torchrun) and check it against one process."""
+    """Execute a plan here (or under torchrun): check it against one process, or train a job."""
+    given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
+    if job_wanted(given):
+        from paraplan.verbs_job import job_verb
+
+        job_verb(
+            plan_file, given, scale_down=scale_down, steps=steps, processes=processes,
+            timeout_s=timeout, check=check, out=out, as_json=json,
+        )  # fmt: skip
+        return
     from paraplan.verbs_run import run_verb
 
     run_verb(
         plan_file, scale_down=scale_down, steps=steps, processes=processes, timeout_s=timeout,
-        check=check, out=out, as_json=json,
+        check=check is not False, out=out, as_json=json,
     )  # fmt: skip
 
 

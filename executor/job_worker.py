@@ -1,0 +1,273 @@
+"""What one rank of a training job does: join, build, go on from a checkpoint, step, log, save."""
+
+import json
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from executor import memory
+from executor.checkpoint import (
+    JobIdentity,
+    Restored,
+    put_damaged_aside,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from executor.checkpoint_state import State, persistent_buffers, training_state
+from executor.clipping import clip_gradients
+from executor.dataset import BatchReader, Share, make_reader, seed_all
+from executor.errors import RunError
+from executor.job_log import StepRecord, append_record, begin_log
+from executor.job_precision import with_precision
+from executor.job_result import JobResult, job_result_to_json
+from executor.job_settings import JOB_SETTINGS_FILE, JobSettings, load_job
+from executor.learning_rate import learning_rate_at
+from executor.optimizer import ShardOptimizer
+from executor.result import write_atomically
+from executor.settings import SETTINGS_FILE, RunSettings, load_settings
+from executor.training import Trainer
+from executor.worker import finish_device, join, make_trainer
+from planner.models.resolve import resolve_model
+from planner.plan import load_plan
+
+_STEP_SEED_STRIDE = 7_919
+_RANK_SEED_STRIDE = 104_729
+"""Primes, so that the random numbers of steps and ranks differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Everything a rank works with."""
+
+    settings: RunSettings
+    job: JobSettings
+    trainer: Trainer
+    optimizer: ShardOptimizer
+    reader: BatchReader
+    state: State | None
+    """What is saved; None without checkpoints, so that no state is made before its time."""
+    stages_holding: dict[str, int]
+    base_bytes: float
+    """Memory held before the model was built [B]."""
+    strategy: str
+
+    @property
+    def identity(self) -> JobIdentity:
+        """What must be the same for a training to go on."""
+        shape = self.settings.shape
+        return JobIdentity(
+            model=self.settings.model, optimizer=shape.optimizer, seed=self.settings.seed,
+            global_batch_size=shape.global_batch_size, sequence_length=shape.sequence_length,
+        )  # fmt: skip
+
+
+def run_local_job_rank(run_dir: Path) -> None:
+    """Run one rank of the job in a folder that all ranks share."""
+    run_job_rank(
+        load_settings(run_dir / SETTINGS_FILE), load_job(run_dir / JOB_SETTINGS_FILE),
+        run_dir=run_dir,
+    )  # fmt: skip
+
+
+def run_job_rank(
+    settings: RunSettings, job: JobSettings, *, run_dir: Path | None
+) -> JobResult | None:
+    """Run one rank of a training job; rank 0 returns the result and writes it.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Model, shape, steps and seed.
+    job : JobSettings
+        Data, learning rate, checkpoints and log.
+    run_dir : Path or None
+        Folder shared by the processes of a local run; None under torchrun.
+    """
+    device = join(settings, run_dir=run_dir)
+    try:
+        work = _prepare(settings, job, device=device)
+        restored = _go_on(work)
+        _say(work, _began(restored), restored.step)
+        records = _steps(work, first=restored.step)
+        is_first = dist.get_rank() == 0
+        result = _result(work, restored, records, backend=dist.get_backend()) if is_first else None
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    if result is not None:
+        text = json.dumps(job_result_to_json(result), indent=1) + "\n"
+        write_atomically(settings.result_path, text)
+    return result
+
+
+def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -> Work:
+    plan = load_plan(settings.plan_path)
+    source = resolve_model(settings.model)
+    trainer, base_bytes = make_trainer(plan, settings, source=source, device=device)
+    optimizer = trainer.optimizer
+    if optimizer is None:
+        raise RunError(f"{settings.model}: the plan is for inference; a job needs mode=train")
+    parameters = trainer.assembly.parameters()
+    holding = {name: group.size() for name, group in trainer.assembly.tied.items()}
+    assembly = with_precision(trainer.assembly, precision=job.precision, device=device)
+    trainer = replace(trainer, assembly=assembly)
+    state = None
+    if job.checkpoint_dir:
+        buffers = persistent_buffers(dict(assembly.owned))
+        state = training_state(parameters, buffers=buffers, optimizer=optimizer)
+    shape, ranks = settings.shape, trainer.ranks
+    reader = make_reader(
+        job.dataset, source=source, global_batch_size=shape.global_batch_size,
+        sequence_length=shape.sequence_length, seed=settings.seed,
+        share=Share(index=ranks.coordinate("dp"), count=shape.size("dp")),
+    )  # fmt: skip
+    memory.reset_peak(device)
+    return Work(
+        settings=settings, job=job, trainer=trainer, optimizer=optimizer, reader=reader,
+        state=state, stages_holding=holding, base_bytes=base_bytes, strategy=plan.strategy,
+    )  # fmt: skip
+
+
+def _go_on(work: Work) -> Restored:
+    """Read the newest whole checkpoint where one is wanted, and begin the log."""
+    job, restored = work.job, Restored(step=0)
+    if work.state is not None and job.start != "new":
+        directory = Path(job.checkpoint_dir)
+        restored = restore_checkpoint(work.state, directory=directory, identity=work.identity)
+        put_damaged_aside(directory, newer_than=restored.step)
+    if job.log_path and dist.get_rank() == 0:
+        begin_log(job.log_path, is_new=restored.step == 0 and job.attempt == 0)
+    return restored
+
+
+def _steps(work: Work, *, first: int) -> list[StepRecord]:
+    """Train from step ``first`` to the last one; return the records on the first rank."""
+    steps, job = work.settings.steps, work.job
+    records: list[StepRecord] = []
+    for step in range(first, steps):
+        record = _step(work, step)
+        if not math.isfinite(record.loss):
+            raise RunError(
+                f"step {record.step}: the loss is {record.loss}; nothing was saved since the last "
+                "checkpoint; try a smaller --learning-rate or --clip-norm"
+            )
+        if dist.get_rank() == 0:
+            records.append(record)
+            if job.log_path:
+                append_record(job.log_path, record)
+        _say(work, _shown(record, steps), record.step)
+        is_due = job.save_every and record.step % job.save_every == 0
+        if work.state is not None and (is_due or record.step == steps):
+            _save(work, record.step)
+    return records
+
+
+def _step(work: Work, step: int) -> StepRecord:
+    trainer, settings, job = work.trainer, work.settings, work.job
+    shape = settings.shape
+    began = time.perf_counter()
+    batch = work.reader.read(step)
+    data_time_s = time.perf_counter() - began
+    rate = learning_rate_at(step, rate=job.learning_rate, steps=settings.steps)
+    work.optimizer.set_learning_rate(rate)
+    seed_all(_dropout_seed(work, step))
+    loss = trainer.forward_backward_own(batch)
+    norm = None
+    if job.clip_norm is not None:
+        norm = clip_gradients(
+            trainer.assembly.parameters(), ranks=trainer.ranks,
+            stages_holding=work.stages_holding, max_norm=job.clip_norm,
+        )  # fmt: skip
+    trainer.update()
+    finish_device(trainer.device)
+    took = time.perf_counter() - began
+    held = memory.held_bytes(trainer.device) - work.base_bytes
+    peak = memory.peak_bytes(trainer.device) - work.base_bytes
+    ranks = _shared([math.nan if loss is None else loss, took, data_time_s, held, peak],
+                    device=trainer.device, has_loss=loss is not None)  # fmt: skip
+    step_time_s = max(rank[1] for rank in ranks)
+    return StepRecord(
+        step=step + 1, loss=statistics.fmean(rank[0] for rank in ranks if rank[-1]),
+        learning_rate=rate, gradient_norm=norm, step_time_s=step_time_s,
+        data_time_s=max(rank[2] for rank in ranks),
+        tokens_per_s=shape.global_batch_size * shape.sequence_length / step_time_s,
+        samples_per_s=shape.global_batch_size / step_time_s,
+        memory_bytes=max(0.0, *(rank[3] for rank in ranks)),
+        peak_memory_bytes=max(0.0, *(rank[4] for rank in ranks)),
+        attempt=job.attempt, time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )  # fmt: skip
+
+
+def _dropout_seed(work: Work, step: int) -> int:
+    """Return the seed of a step's dropout: the same again after a resume on the same plan.
+
+    Ranks of one tensor group draw alike, those of other stages and samples differently.
+    """
+    ranks = work.trainer.ranks
+    place = ranks.coordinate("pp") * ranks.shape.size("dp") + ranks.coordinate("dp")
+    return (work.settings.seed + step * _STEP_SEED_STRIDE + 1) * _RANK_SEED_STRIDE + place
+
+
+def _shared(numbers: list[float], *, device: torch.device, has_loss: bool) -> list[list[float]]:
+    """Give all ranks the numbers of all, in one collective."""
+    own = torch.tensor([*numbers, float(has_loss)], dtype=torch.float64, device=device)
+    every = torch.empty(dist.get_world_size(), own.numel(), dtype=torch.float64, device=device)
+    dist.all_gather_into_tensor(every, own.unsqueeze(0))
+    found: list[list[float]] = every.tolist()
+    return found
+
+
+def _save(work: Work, step: int) -> None:
+    if work.state is None:
+        return
+    began = time.perf_counter()
+    save_checkpoint(
+        work.state, directory=Path(work.job.checkpoint_dir), step=step, identity=work.identity,
+        strategy=work.strategy, keep=work.job.keep,
+    )  # fmt: skip
+    _say(work, f"saved step {step} in {time.perf_counter() - began:.1f} s", step)
+
+
+def _result(
+    work: Work, restored: Restored, records: list[StepRecord], *, backend: str
+) -> JobResult:
+    settings, shape = work.settings, work.settings.shape
+    times = [record.step_time_s for record in records]
+    step_time_s = statistics.median(times[1:] or times) if times else None
+    tokens = shape.global_batch_size * shape.sequence_length
+    return JobResult(
+        strategy=work.strategy, model=settings.model, axes=shape.axes,
+        num_processes=shape.num_processes, backend=backend, device=work.trainer.device.type,
+        precision=work.job.precision, global_batch_size=shape.global_batch_size,
+        sequence_length=shape.sequence_length, num_microbatches=shape.num_microbatches,
+        steps=settings.steps, resumed_from_step=restored.step,
+        losses=tuple(record.loss for record in records), step_time_s=step_time_s,
+        tokens_per_s=tokens / step_time_s if step_time_s else None,
+        peak_memory_bytes=max((record.peak_memory_bytes for record in records), default=None),
+        checkpoint_dir=work.job.checkpoint_dir or None, log=work.job.log_path or None,
+        restarts=(), notes=(*shape.notes, *restored.damaged),
+    )  # fmt: skip
+
+
+def _began(restored: Restored) -> str:
+    where = f"going on after step {restored.step}" if restored.step else "starting at step 1"
+    return "; ".join([*restored.damaged, where])
+
+
+def _shown(record: StepRecord, steps: int) -> str:
+    return (
+        f"step {record.step}/{steps}: loss {record.loss:.4f}, {record.step_time_s:.3f} s, "
+        f"{record.tokens_per_s:,.0f} tokens/s, {record.peak_memory_bytes / 1e6:.0f} MB"
+    )
+
+
+def _say(work: Work, what: str, done: int) -> None:
+    """Tell the launcher, which reads lines of JSON from our standard output."""
+    if work.settings.local and dist.get_rank() == 0:
+        print(json.dumps([what, done, work.settings.steps]), flush=True)  # noqa: T201

@@ -1,0 +1,123 @@
+"""``paraplan run`` as a training job: data, learning rate, log, checkpoints, restarts."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paraplan.console import print_json, print_text, progress_bar
+from planner.errors import StrategyError
+
+_LOG_EVERY = 10
+"""Steps between printed lines where standard error is no terminal [1]."""
+
+
+def job_verb(
+    plan_file: Path,
+    given: dict[str, Any],
+    *,
+    scale_down: int,
+    steps: int,
+    processes: int | None,
+    timeout_s: float,
+    check: bool | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Train a plan as a job; ``given`` holds the options of a job, None where left out."""
+    from executor.job import run_job
+    from executor.job_result import job_result_to_json
+    from planner.plan import load_plan
+
+    if check:
+        raise StrategyError("--check beside options of a job; check first, by a run of 3 steps")
+    if processes is not None and processes < 1:
+        raise StrategyError(f"--processes is {processes}; expected at least 1")
+    plan = load_plan(plan_file)
+    target = out or plan_file.with_name("job.json")
+    job = _settings(plan.workload.precision, given, log=plan_file.with_name("job.jsonl"))
+    every = _or(given["log_every"], _LOG_EVERY)
+    if every < 1:
+        raise StrategyError(f"--log-every is {every}; expected at least 1")
+    with _told(every, quiet=as_json) as progress:
+        result = run_job(
+            plan, job, steps=steps, max_restarts=_or(given["max_restarts"], 0),
+            scale_down=scale_down, num_processes=processes, timeout_s=timeout_s,
+            seed=_or(given["seed"], 0), output=target, progress=progress,
+        )  # fmt: skip
+    if result is None:
+        return
+    if as_json:
+        print_json(job_result_to_json(result))
+    else:
+        print_text(_summary(result, target))
+
+
+def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> Any:
+    from executor.job_settings import JobSettings, job_precision
+    from executor.learning_rate import LearningRate
+
+    rate = LearningRate(
+        peak=_or(given["learning_rate"], 1e-3),
+        kind=_or(given["lr_schedule"], "constant"),
+        warmup_steps=_or(given["warmup_steps"], 0),
+        final_fraction=_or(given["final_lr_fraction"], 0.0),
+    )
+    return JobSettings(
+        learning_rate=rate,
+        dataset=given["dataset"] or "",
+        checkpoint_dir=_absolute(given["checkpoint_dir"]),
+        save_every=_or(given["save_every"], 0),
+        keep=_or(given["keep"], 2),
+        start="resume" if given["resume"] else "new",
+        clip_norm=given["clip_norm"],
+        precision=job_precision(planned_precision, given["precision"]),
+        log_path=_absolute(given["log"] or log),
+    )
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _absolute(path: Path | None) -> str:
+    return "" if path is None else str(path.absolute())
+
+
+@contextmanager
+def _told(every: int, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows progress: a bar on a terminal, else a line now and then."""
+    import sys
+
+    if sys.stderr.isatty() or "RANK" in os.environ:
+        with progress_bar(quiet=quiet) as progress:
+            yield progress
+        return
+
+    def tell(what: str, done: int, total: int) -> None:
+        is_step = what.startswith(f"step {done}/")
+        if not is_step or done % every == 0 or done in (1, total):
+            print_text(what, to_stderr=True)
+
+    yield tell
+
+
+def _summary(result: Any, target: Path) -> str:
+    axes = " x ".join(f"{axis}={size}" for axis, size in result.axes) or "one process"
+    lines = [
+        f"trained {result.model} as {axes} on {result.num_processes} processes "
+        f"({result.backend}, {result.precision}) to step {result.steps}"
+    ]
+    if result.losses:
+        lines.append(
+            f"loss {result.losses[0]:.4f} at step {result.resumed_from_step + 1}, "
+            f"{result.losses[-1]:.4f} at step {result.steps}; step {result.step_time_s:.3f} s, "
+            f"{result.tokens_per_s:,.0f} tokens/s, "
+            f"peak {result.peak_memory_bytes / 1e6:.0f} MB per rank"
+        )
+    lines += [f"restarted: {cause}" for cause in result.restarts]
+    lines += [f"note: {note}" for note in result.notes]
+    if result.checkpoint_dir:
+        lines.append(f"Checkpoints: {result.checkpoint_dir}")
+    return "\n".join([*lines, f"Log: {result.log}", f"Written: {target}"])
