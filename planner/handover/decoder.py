@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from planner.models.inspected import inspect_model
 from planner.models.options import SCALE_DOWN, override, scale_divisor, split_options
 from planner.models.presets import PRESETS
 from planner.models.sizes import GptSize, LlamaSize
@@ -77,29 +78,23 @@ class Decoder:
     """Parameter of a block -> placement under Megatron's tensor parallelism (column S0, row S1)."""
 
 
-def find_decoder(source: ModelSource, configuration: Mapping[str, Any]) -> Decoder | None:
+def find_decoder(source: ModelSource) -> Decoder | None:
     """Return the sizes of a model, or None where it is no decoder that hand-over knows.
 
-    Parameters
-    ----------
-    source : ModelSource
-        The model as the user named it.
-    configuration : mapping
-        Its transformers configuration; empty for a preset of our own.
+    A preset of our own tells its sizes; any other model is built without weights and asked for its
+    transformers configuration.
 
     Examples
     --------
     >>> from planner.models.resolve import resolve_model
-    >>> find_decoder(resolve_model("gpt3-175b"), {}).hidden_size
+    >>> find_decoder(resolve_model("gpt3-175b")).hidden_size
     12288
-    >>> find_decoder(resolve_model("resnet50"), {}) is None
+    >>> find_decoder(resolve_model("resnet50")) is None
     True
     """
-    if configuration:
-        return _from_configuration(configuration)
     name, options = split_options(source.source)
     if name not in PRESETS:
-        return None
+        return decoder_of_configuration(inspect_model(source, block_paths=()).configuration)
     size = override(PRESETS[name].size, options, text=source.source)
     if SCALE_DOWN in options:
         size = size.shrunk(scale_divisor(source.source, options))
@@ -143,7 +138,8 @@ _ROLES_OF_TYPE: dict[str, Mapping[str, str]] = {
 _ACTIVATIONS: dict[str, Activation] = {"silu": "swiglu", "relu2": "squared_relu"}
 
 
-def _from_configuration(fields: Mapping[str, Any]) -> Decoder | None:
+def decoder_of_configuration(fields: Mapping[str, Any]) -> Decoder | None:
+    """Return the sizes that a transformers configuration tells; None for irregular layers."""
     family = fields.get("model_type", "")
     activation = _ACTIVATIONS.get(str(fields.get("hidden_act")))
     if family not in _ROLES_OF_TYPE or activation is None or _is_irregular(fields):

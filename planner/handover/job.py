@@ -77,7 +77,7 @@ def make_job(plan: Plan, *, trainer: str, source: ModelSource) -> Job:
         fields that hand-over does not know, or if its batch does not divide.
     """
     strategy = parse_strategy(plan.strategy)
-    _check_understood(strategy, trainer=trainer)
+    check_understood(strategy, trainer=trainer)
     _check_kind(plan, strategy, trainer=trainer)
     replica = strategy.data_parallel_size * strategy.microbatch_size
     batch = plan.workload.global_batch_size
@@ -102,11 +102,20 @@ def make_job(plan: Plan, *, trainer: str, source: ModelSource) -> Job:
     )
 
 
-def _check_understood(strategy: Strategy, *, trainer: str) -> None:
+def check_understood(
+    strategy: Strategy, *, trainer: str, words: frozenset[str] = UNDERSTOOD
+) -> None:
+    """Refuse a strategy with a field that hand-over has no word for, unless it is at its default.
+
+    Raises
+    ------
+    HandoverError
+        With the first such field.
+    """
     default = Strategy()
     for field in fields(Strategy):
         value = getattr(strategy, field.name)
-        if field.name not in UNDERSTOOD and value != getattr(default, field.name):
+        if field.name not in words and value != getattr(default, field.name):
             raise refusal(
                 trainer,
                 found=f"{field.name}={value}",

@@ -1,4 +1,4 @@
-"""Megatron-LM: a shell file with one array of arguments for ``pretrain_gpt.py``.
+"""Megatron-LM: a shell file with an array of arguments and one to launch ``pretrain_gpt.py``.
 
 Arguments as declared and checked in ``megatron/training/arguments.py`` of NVIDIA/Megatron-LM at
 commit 000c4ac24f61159c138b0975def722c65245983c; the layout text as read by
@@ -10,7 +10,6 @@ from planner.handover.job import Handed, Job
 from planner.handover.layout import check_layout, splits_whole_experts
 from planner.handover.refusals import refusal
 from planner.handover.stages import StageLayers, checked_stages, is_even
-from planner.models.inspected import inspect_model
 
 NAME = "Megatron-LM"
 _DEFAULT_VOCAB_MULTIPLE = 128
@@ -25,8 +24,7 @@ def export_megatron(job: Job) -> Handed:
     HandoverError
         If Megatron-LM has no argument for something in the plan.
     """
-    inspected = inspect_model(job.source, block_paths=())
-    decoder = find_decoder(job.source, inspected.configuration)
+    decoder = find_decoder(job.source)
     if decoder is None:
         raise refusal(
             NAME,
@@ -283,8 +281,9 @@ def _shell(job: Job, arguments: Arguments, notes: list[str]) -> str:
         "MEGATRON_ARGUMENTS=(",
         *(f"    {' '.join(_quoted(word) for word in argument)}" for argument in arguments),
         ")",
+        f"LAUNCH=({job.launch})",
         "# source this file, then:",
-        f'#   {job.launch} pretrain_gpt.py "${{MEGATRON_ARGUMENTS[@]}}"',
+        '#   "${LAUNCH[@]}" pretrain_gpt.py "${MEGATRON_ARGUMENTS[@]}"',
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,9 +14,10 @@ from planner.handover.layout import check_layout, splits_whole_experts
 from planner.handover.refusals import refusal
 from planner.handover.stages import StageLayers, checked_stages
 from planner.handover.toml_text import Tables, toml_text
-from planner.models.inspected import inspect_model
 
 NAME = "torchtitan"
+RING_HALVES = 2
+"""It deals each context rank two pieces of the sequence, and asks so without context ranks too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,23 +29,27 @@ class Flavor:
     can_pipeline: bool
     sizes: tuple[int, ...]
     """Layers, hidden, heads, key-value heads, feed-forward, vocabulary, experts [1]."""
+    tied: bool = False
+    """Whether the head is the embedding."""
 
 
 def _llama3(name: str, *sizes: int) -> Flavor:
     return Flavor(model="llama3", name=name, can_pipeline=True, sizes=(*sizes, 128256, 0))
 
 
-def _qwen3(name: str, *sizes: int, experts: int = 0) -> Flavor:
-    return Flavor(model="qwen3", name=name, can_pipeline=False, sizes=(*sizes, 151936, experts))
+def _qwen3(name: str, *sizes: int, experts: int = 0, tied: bool = False) -> Flavor:
+    return Flavor(
+        model="qwen3", name=name, can_pipeline=False, sizes=(*sizes, 151936, experts), tied=tied
+    )
 
 
 FLAVORS = (
     _llama3("8B", 32, 4096, 32, 8, 14336),
     _llama3("70B", 80, 8192, 64, 8, 28672),
     _llama3("405B", 126, 16384, 128, 8, 53248),
-    _qwen3("0.6B", 28, 1024, 16, 8, 3072),
-    _qwen3("1.7B", 28, 2048, 16, 8, 6144),
-    _qwen3("4B", 36, 2560, 32, 8, 9728),
+    _qwen3("0.6B", 28, 1024, 16, 8, 3072, tied=True),
+    _qwen3("1.7B", 28, 2048, 16, 8, 6144, tied=True),
+    _qwen3("4B", 36, 2560, 32, 8, 9728, tied=True),
     _qwen3("8B", 36, 4096, 32, 8, 12288),
     _qwen3("14B", 40, 5120, 40, 8, 17408),
     _qwen3("32B", 64, 5120, 64, 8, 25600),
@@ -63,23 +68,23 @@ def export_torchtitan(job: Job) -> Handed:
     HandoverError
         If torchtitan has no model of these sizes or no key for something in the plan.
     """
-    inspected = inspect_model(job.source, block_paths=())
-    decoder = find_decoder(job.source, inspected.configuration)
+    decoder = find_decoder(job.source)
     flavor = _find_flavor(job, decoder)
     notes = list(check_layout(job, decoder, trainer=NAME)) if decoder else []
+    parallelism = {
+        **_data(job, notes),
+        **_tensor(job),
+        **_pipeline(job, flavor),
+        "context_parallel_degree": job.strategy.context_parallel_size,
+        **({"context_parallel_rotate_method": "allgather"} if _uses_context(job) else {}),
+        **_expert(job, decoder),
+    }
     _check_precision(job)
     tables: Tables = {
         "model": {"name": flavor.model, "flavor": flavor.name},
         "training": _training(job, notes),
         "optimizer": {"name": _optimizer(job)},
-        "parallelism": {
-            **_data(job, notes),
-            **_tensor(job),
-            **_pipeline(job, flavor),
-            "context_parallel_degree": job.strategy.context_parallel_size,
-            **({"context_parallel_rotate_method": "allgather"} if _uses_context(job) else {}),
-            **_expert(job, decoder),
-        },
+        "parallelism": parallelism,
         "activation_checkpoint": {"mode": _recompute(job)},
         "compile": {"enable": job.plan.software == "compiled"},
     }
@@ -107,7 +112,7 @@ def _find_flavor(job: Job, decoder: Decoder | None) -> Flavor:
         )  # fmt: skip
         model = _MODEL_OF_FAMILY.get(decoder.family)
         for flavor in FLAVORS:
-            if flavor.model == model and flavor.sizes == sizes:
+            if (flavor.model, flavor.sizes, flavor.tied) == (model, sizes, decoder.tied):
                 return flavor
     raise refusal(
         NAME,
@@ -167,6 +172,14 @@ def _tensor(job: Job) -> dict[str, int]:
             found=f"tp={strategy.tensor_parallel_size} without sequence parallelism",
             because="its tensor parallelism always splits the sequence between blocks",
             instead="plan with sequence_parallel=on",
+        )
+    pieces = RING_HALVES * strategy.tensor_parallel_size * strategy.context_parallel_size
+    if job.plan.workload.sequence_length % pieces:
+        raise refusal(
+            NAME,
+            found=f"sequence length {job.plan.workload.sequence_length}",
+            because=f"it wants a multiple of 2*tp*cp = {pieces}",
+            instead="plan with another --seq-len",
         )
     return {"tensor_parallel_degree": strategy.tensor_parallel_size}
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from planner.models.source import ModelSource
 
 
@@ -34,6 +32,8 @@ def inspect_model(source: ModelSource, *, block_paths: Sequence[str]) -> Inspect
     ModelError
         If the model cannot be built.
     """
+    import torch
+
     with torch.device("meta"):
         module = source.build()
     configuration: Any = getattr(module, "config", None)
