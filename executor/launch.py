@@ -20,7 +20,7 @@ _KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
 }  # fmt: skip
 """glibc gives tensors above 32 MiB, and the end of the heap, back to the system at every free and
-pays for their pages again in every step: 0.4 ns per byte, a fifth of a step of a small GPT-2 [B]."""
+pays for their pages again in every step: a fifth of the time of a small GPT-2 [B]."""
 
 
 def launch(
