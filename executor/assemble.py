@@ -29,6 +29,10 @@ from planner.plan import Plan, PlannedLayout
 Modes = Callable[[], AbstractContextManager[Any]]
 
 
+COPIES_AND_SHARDS = ("dp_replicate", "dp_shard")
+"""The data axis in two, outermost first: copies of what is sharded, and its shards."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankMesh:
     """The device mesh of a run and where this rank sits in it."""
@@ -41,6 +45,12 @@ class RankMesh:
         """Return the one-dimensional mesh of an axis, None where its size is 1."""
         return None if self.mesh is None or self.shape.size(name) == 1 else self.mesh[name]
 
+    def data(self) -> DeviceMesh | None:
+        """Return the mesh to shard over: two-dimensional where shards have copies."""
+        if self.mesh is not None and self.shape.replicas > 1:
+            return self.mesh[COPIES_AND_SHARDS]
+        return self.axis("dp")
+
     def coordinate(self, name: str) -> int:
         """Return this rank's position on an axis."""
         axis = self.axis(name)
@@ -49,7 +59,12 @@ class RankMesh:
     def groups(self) -> dict[str, str]:
         """Return process group name -> axis."""
         axes = ((name, self.axis(name)) for name, _ in self.shape.axes)
-        return {axis.get_group().group_name: name for name, axis in axes if axis is not None}
+        found: dict[str, str] = {
+            axis.get_group().group_name: name for name, axis in axes if axis is not None
+        }
+        if self.mesh is not None and self.shape.replicas > 1:
+            found |= {self.mesh[n].get_group().group_name: "dp" for n in COPIES_AND_SHARDS}
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +102,20 @@ def make_mesh(shape: RunShape, *, device_type: str) -> RankMesh:
     """Build the device mesh of a run."""
     if shape.num_processes == 1:
         return RankMesh(mesh=None, shape=shape)
-    names, sizes = zip(*shape.axes, strict=True)
-    return RankMesh(mesh=init_device_mesh(device_type, sizes, mesh_dim_names=names), shape=shape)
+    names, sizes = zip(*_mesh_axes(shape), strict=True)
+    mesh = init_device_mesh(device_type, sizes, mesh_dim_names=names)
+    if shape.replicas > 1:
+        mesh[COPIES_AND_SHARDS]._flatten("dp")
+    return RankMesh(mesh=mesh, shape=shape)
+
+
+def _mesh_axes(shape: RunShape) -> Iterator[tuple[str, int]]:
+    """Yield the mesh axes, the data axis in two where shards have copies."""
+    for name, size in shape.axes:
+        if name == "dp" and shape.replicas > 1:
+            yield from zip(COPIES_AND_SHARDS, (shape.replicas, size // shape.replicas), strict=True)
+        else:
+            yield name, size
 
 
 def assemble(
@@ -188,7 +215,7 @@ def _data_parallel(
     if mesh is None:
         return inner
     if sharding == "parameters" or (is_training and sharding != "none"):
-        shard_parameters(inner, blocks, mesh=mesh, sharding=sharding)
+        shard_parameters(inner, blocks, mesh=ranks.data() or mesh, sharding=sharding)
         return inner
     if not is_training or _own_average(ranks) is not None:
         return inner

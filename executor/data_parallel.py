@@ -79,8 +79,12 @@ def prepare_microbatch(module: nn.Module, *, sharding: Sharding, is_last: bool) 
 
     ``optimizer`` reduces gradients once per step (whole gradients accumulate), ``gradients`` after
     every microbatch; both gather weights once per step. ``parameters`` does everything each time.
+    Copies of the shards are summed once per step.
     """
-    if not isinstance(module, FSDPModule) or sharding == "parameters":
+    if not isinstance(module, FSDPModule):
+        return
+    module.set_requires_all_reduce(is_last)
+    if sharding == "parameters":
         return
     module.set_reshard_after_backward(is_last)
     module.set_requires_gradient_sync(is_last or sharding == "gradients")

@@ -32,6 +32,8 @@ class RunShape:
     sequence_parallel: bool
     optimizer: str
     mode: Literal["train", "infer"]
+    replicas: int = 1
+    """Copies of what is sharded over data ranks."""
     notes: tuple[str, ...] = ()
     """In what the run differs from the plan."""
 
@@ -136,7 +138,10 @@ def shape_of_run(
         sequence_parallel=strategy.sequence_parallel and tp > 1,
         optimizer=plan.workload.optimizer,
         mode=plan.workload.mode,
+        replicas=_copies(strategy, sizes.get("dp", 1)),
     )
+    if shape.replicas != strategy.sharding_replicas:
+        notes.append(f"one copy of the shards in place of {strategy.sharding_replicas}")
     batch = global_batch_size
     if batch is None and (scale_down > 1 or shrunk != axes):
         batch = _scaled_batch(strategy, shape)
@@ -162,6 +167,12 @@ def fitted_to_chain(shape: RunShape, *, num_items: int) -> RunShape:
     note = f"virtual stages shrunk from {planned} to {fits}: the chain has {num_items} modules"
     schedule: Schedule = "interleaved" if fits > 1 else "1f1b"
     return replace(shape, virtual_stages=fits, schedule=schedule, notes=(*shape.notes, note))
+
+
+def _copies(strategy: Strategy, num_ranks: int) -> int:
+    """Return the copies of what is sharded, one where the data ranks at hand cannot be grouped."""
+    copies = strategy.sharding_replicas
+    return copies if num_ranks % copies == 0 and num_ranks > copies else 1
 
 
 def _plain(strategy: Strategy) -> Schedule:

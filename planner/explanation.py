@@ -69,6 +69,8 @@ def sentence(problem: Problem, ranked: Ranked) -> str:
             "gradients": "data parallel with sharded gradients (ZeRO-2)",
             "parameters": "fully sharded data parallel (ZeRO-3)",
         }[strategy.sharding]
+        if strategy.sharding_replicas > 1:
+            how += f" in {strategy.sharding_replicas} copies"
         parts.append(f"{strategy.data_parallel_size}-way {how}")
     if strategy.tensor_parallel_size > 1:
         name = ranked.evaluation.layout.name

@@ -20,6 +20,8 @@ class MeshShape:
     tp: int
     ep: int
     devices_per_node: int
+    replicas: int = 1
+    """Copies of what is sharded over data ranks."""
 
     @property
     def stage_ranks(self) -> int:
@@ -44,6 +46,28 @@ class MeshShape:
         used = [axis for axis in axes if sizes[axis] > 1]
         stride = min((strides[axis] for axis in used), default=1)
         return axis_group(size=size, stride=stride, devices_per_node=self.devices_per_node)
+
+    def data_shard_group(self) -> Group:
+        """Return the ranks that share one copy of the sharded state: neighbouring data ranks.
+
+        Examples
+        --------
+        >>> mesh = MeshShape(pp=1, dp=16, cp=1, tp=1, ep=1, devices_per_node=8, replicas=2)
+        >>> mesh.data_shard_group().num_nodes, mesh.data_replica_group().num_nodes
+        (1, 2)
+        """
+        return axis_group(
+            size=self.dp * self.cp // self.replicas,
+            stride=self.tp,
+            devices_per_node=self.devices_per_node,
+        )
+
+    def data_replica_group(self) -> Group:
+        """Return the ranks that hold the same shard."""
+        shards = self.dp * self.cp // self.replicas
+        return axis_group(
+            size=self.replicas, stride=self.tp * shards, devices_per_node=self.devices_per_node
+        )
 
     def expert_data_group(self) -> Group:
         """Return the ranks that hold the same experts."""
@@ -83,6 +107,7 @@ def mesh_of(strategy: Strategy, *, devices_per_node: int) -> MeshShape:
         tp=strategy.tensor_parallel_size,
         ep=strategy.expert_parallel_size,
         devices_per_node=devices_per_node,
+        replicas=strategy.sharding_replicas,
     )
 
 

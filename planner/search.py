@@ -143,6 +143,7 @@ def _order(evaluation: Evaluation, step_time_s: float, objective: Objective) -> 
         strategy.expert_parallel_size,
         strategy.virtual_stages,
         ("none", "optimizer", "gradients", "parameters").index(strategy.sharding),
+        strategy.sharding_replicas,
         strategy.sequence_parallel,
         -strategy.microbatch_size,
     )

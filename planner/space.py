@@ -188,6 +188,21 @@ def shardings(
     return ["none", "optimizer", "gradients", "parameters"]
 
 
+def sharding_replicas(
+    problem: Problem, sharding: Sharding, *, ranks: int, stride: int, fixed: dict[str, Any]
+) -> list[int]:
+    """Return the numbers of copies of sharded weights worth trying: one, and one per node.
+
+    ``ranks`` data and context ranks lie ``stride`` apart. Weights sharded inside a node are
+    gathered over its links, and only gradients of the shards leave it.
+    """
+    if "sharding_replicas" in fixed:
+        return [fixed["sharding_replicas"]]
+    per_node = problem.cluster.devices_per_node // stride
+    whole_nodes = 1 < per_node < ranks and ranks % per_node == 0
+    return [1, ranks // per_node] if sharding == "parameters" and whole_nodes else [1]
+
+
 def recomputes(problem: Problem, *, fixed: dict[str, Any]) -> list[Recompute]:
     """Return recomputation modes, fastest first."""
     if "recompute" in fixed:
@@ -213,12 +228,17 @@ def strategies_of(
             for sharding in shardings(
                 problem, replicas=dp * core.context_parallel_size, pipeline_size=pp, fixed=fixed
             ):
-                base = Strategy(
-                    data_parallel_size=dp,
-                    pipeline_parallel_size=pp,
-                    microbatch_size=microbatch_size,
-                    schedule=schedule,
-                    virtual_stages=chunks,
-                    sharding=sharding,
-                )
-                yield replace(base, **{f.name: getattr(core, f.name) for f in fields(core)})
+                for copies in sharding_replicas(
+                    problem, sharding, ranks=dp * core.context_parallel_size,
+                    stride=core.tensor_parallel_size, fixed=fixed,
+                ):  # fmt: skip
+                    base = Strategy(
+                        data_parallel_size=dp,
+                        pipeline_parallel_size=pp,
+                        microbatch_size=microbatch_size,
+                        schedule=schedule,
+                        virtual_stages=chunks,
+                        sharding=sharding,
+                        sharding_replicas=copies,
+                    )
+                    yield replace(base, **{f.name: getattr(core, f.name) for f in fields(core)})

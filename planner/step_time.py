@@ -178,7 +178,7 @@ def end_times(
             sync_s=zero, tied_s=zero, sync_hidden_s=zero, optimizer_s=zero, update_gather_s=zero
         )
     synced_in_backward = mesh.pp == 1 and sharding in ("gradients", "parameters")
-    reduction = (zero if synced_in_backward else sync.gradient_s) + sync.tied_s
+    reduction = (zero if synced_in_backward else sync.gradient_s) + sync.replica_s + sync.tied_s
     hidden = np.minimum(
         reduction - sync.tied_s, software.overlap_gradient_sync * actions.backward_compute_s
     )

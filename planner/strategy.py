@@ -28,6 +28,10 @@ class Strategy:
     schedule: Schedule = "1f1b"
     virtual_stages: int = 1
     sharding: Sharding = "none"
+    sharding_replicas: int = 1
+    """Copies of what is sharded: each is sharded over ``dp * cp / replicas`` neighbouring ranks
+    (hybrid sharding, Zhao et al. 2023, arXiv:2304.11277, section 3.2.2; ZeRO++'s and MiCS's
+    groups)."""
     recompute: Recompute = "none"
     sequence_parallel: bool = False
     layout: Layout = "tensor"
@@ -58,6 +62,8 @@ class Strategy:
             parts.append(f"virtual_stages={self.virtual_stages}")
         if self.sharding != "none":
             parts.append(f"sharding={self.sharding}")
+        if self.sharding_replicas != 1:
+            parts.append(f"replicas={self.sharding_replicas}")
         if self.recompute != "none":
             parts.append(f"recompute={self.recompute}")
         if self.sequence_parallel:
@@ -74,7 +80,12 @@ _SIZES = {
     "cp": "context_parallel_size",
     "ep": "expert_parallel_size",
 }
-_COUNTS = {**_SIZES, "microbatch": "microbatch_size", "virtual_stages": "virtual_stages"}
+_COUNTS = {
+    **_SIZES,
+    "microbatch": "microbatch_size",
+    "virtual_stages": "virtual_stages",
+    "replicas": "sharding_replicas",
+}
 _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "schedule": ("schedule", get_args(Schedule)),
     "sharding": ("sharding", get_args(Sharding)),
@@ -96,7 +107,7 @@ def parse_partial_strategy(text: str) -> dict[str, Any]:
     {'tensor_parallel_size': 8, 'sequence_parallel': True}
     >>> parse_partial_strategy("tpp=8")
     Traceback (most recent call last):
-    planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, schedule, sharding, recompute, sequence_parallel, layout
+    planner.errors.StrategyError: strategy 'tpp=8': unknown key 'tpp'; expected one of dp, tp, pp, cp, ep, microbatch, virtual_stages, replicas, schedule, sharding, recompute, sequence_parallel, layout
     """
     fields: dict[str, Any] = {}
     parsed: int | bool | str
@@ -167,6 +178,16 @@ def check_strategy(strategy: Strategy) -> Strategy:
         raise StrategyError(
             f"ep={strategy.expert_parallel_size} does not divide dp*cp={ranks}; "
             "expert parallelism reuses data-parallel ranks"
+        )
+    copies = strategy.sharding_replicas
+    if copies > 1 and strategy.sharding == "none":
+        raise StrategyError(
+            f"replicas={copies} with sharding=none; nothing is sharded: leave it out"
+        )
+    if copies > 1 and (ranks % copies or ranks == copies):
+        raise StrategyError(
+            f"replicas={copies} leaves no equal shards of dp*cp={ranks} ranks; "
+            "give a divisor below it"
         )
     if strategy.sequence_parallel and strategy.tensor_parallel_size == 1:
         raise StrategyError("sequence_parallel=on with tp=1; give tp=2 or more, or leave it out")

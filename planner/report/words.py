@@ -48,6 +48,8 @@ def strategy_in_words(text: str) -> str:
     'Cut every layer over 2 devices and the depth into 4 stages (1f1b), in 8 copies over the batch.'
     >>> strategy_in_words("dp=4,microbatch=2,sharding=parameters")
     'Keep 4 copies over the batch; share optimizer state, gradients and weights among the copies.'
+    >>> strategy_in_words("dp=16,microbatch=2,sharding=optimizer,replicas=2")
+    'Keep 16 copies over the batch; share optimizer state among groups of 8 of them.'
     >>> strategy_in_words("dp=1,microbatch=1")
     'Run it on one device.'
     """
@@ -66,7 +68,11 @@ def strategy_in_words(text: str) -> str:
         if copies > 1:
             sentence += f", in {copies} copies over the batch"
     if strategy.sharding != "none":
-        sentence += f"; share {_SHARDED[strategy.sharding]} among the copies"
+        ranks = copies * strategy.context_parallel_size
+        among = "the copies"
+        if strategy.sharding_replicas > 1:
+            among = f"groups of {ranks // strategy.sharding_replicas} of them"
+        sentence += f"; share {_SHARDED[strategy.sharding]} among {among}"
     recompute = _RECOMPUTED.get(strategy.recompute)
     return f"{sentence}. {recompute}" if recompute else f"{sentence}."
 

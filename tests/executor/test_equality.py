@@ -84,6 +84,8 @@ def test_pipeline(schedule):
     [
         "dp=2,tp=2,microbatch=2",
         "dp=2,tp=2,microbatch=4,sharding=parameters",
+        "dp=4,microbatch=1,sharding=parameters,replicas=2",
+        "dp=4,microbatch=1,sharding=gradients,replicas=2",
         "pp=2,dp=2,microbatch=2",
         "pp=2,tp=2,microbatch=4,recompute=full",
     ],
