@@ -189,17 +189,24 @@ def shardings(
 
 
 def sharding_replicas(
-    problem: Problem, sharding: Sharding, *, ranks: int, stride: int, fixed: dict[str, Any]
+    problem: Problem,
+    sharding: Sharding,
+    *,
+    ranks: int,
+    stride: int,
+    pipeline_size: int,
+    fixed: dict[str, Any],
 ) -> list[int]:
     """Return the numbers of copies of sharded weights worth trying: one, and one per node.
 
     ``ranks`` data and context ranks lie ``stride`` apart. Weights sharded inside a node are
-    gathered over its links, and only gradients of the shards leave it.
+    gathered over its links, and only gradients of the shards leave it. Under a pipeline torch
+    gathers once per microbatch already, and copies are tried only where the user fixes them.
     """
     if "sharding_replicas" in fixed:
         return [fixed["sharding_replicas"]]
     per_node = problem.cluster.devices_per_node // stride
-    whole_nodes = 1 < per_node < ranks and ranks % per_node == 0
+    whole_nodes = 1 < per_node < ranks and ranks % per_node == 0 and pipeline_size == 1
     return [1, ranks // per_node] if sharding == "parameters" and whole_nodes else [1]
 
 
@@ -230,7 +237,7 @@ def strategies_of(
             ):
                 for copies in sharding_replicas(
                     problem, sharding, ranks=dp * core.context_parallel_size,
-                    stride=core.tensor_parallel_size, fixed=fixed,
+                    stride=core.tensor_parallel_size, pipeline_size=pp, fixed=fixed,
                 ):  # fmt: skip
                     base = Strategy(
                         data_parallel_size=dp,

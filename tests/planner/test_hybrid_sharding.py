@@ -61,9 +61,20 @@ def test_gathers_inside_a_node_are_faster_than_across() -> None:
 
 def test_the_search_tries_one_copy_per_node_and_only_across_nodes() -> None:
     across, within = problem_of(cluster=TWO_NODES), problem_of(cluster="dgx-a100-80g:1")
-    assert sharding_replicas(across, "parameters", ranks=16, stride=1, fixed={}) == [1, 2]
-    assert sharding_replicas(across, "parameters", ranks=4, stride=4, fixed={}) == [1, 2]
-    assert sharding_replicas(across, "optimizer", ranks=16, stride=1, fixed={}) == [1]
-    assert sharding_replicas(within, "parameters", ranks=8, stride=1, fixed={}) == [1]
+    assert sharding_replicas(
+        across, "parameters", ranks=16, stride=1, pipeline_size=1, fixed={}
+    ) == [1, 2]
+    assert sharding_replicas(
+        across, "parameters", ranks=4, stride=4, pipeline_size=1, fixed={}
+    ) == [1, 2]
+    assert sharding_replicas(
+        across, "optimizer", ranks=16, stride=1, pipeline_size=1, fixed={}
+    ) == [1]
+    assert sharding_replicas(
+        within, "parameters", ranks=8, stride=1, pipeline_size=1, fixed={}
+    ) == [1]
+    assert sharding_replicas(
+        across, "parameters", ranks=16, stride=1, pipeline_size=2, fixed={}
+    ) == [1]
     found = search(across, fixed={"sharding": "parameters", "sharding_replicas": 2})
     assert found.best.evaluation.strategy.sharding_replicas == 2
