@@ -11,6 +11,7 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph, Unit
 from planner.layouts.terms import Phase, UnitTerms
+from planner.mesh import MeshShape
 from planner.workload import Workload
 from simulator.groups import Group
 from simulator.operators import operator_time
@@ -41,6 +42,7 @@ def block_times(
     units: Sequence[UnitTerms],
     *,
     comm_s: Mapping[Phase, Floats],
+    mesh: MeshShape,
     workload: Workload,
     cluster: Cluster,
     software: SoftwareProfile,
@@ -58,6 +60,8 @@ def block_times(
         Its units under a layout, in order.
     comm_s : mapping
         Phase -> exposed communication per unit [s].
+    mesh : MeshShape
+        Sizes of the axes: nobody calls a collective of one rank.
     workload, cluster, software
         Circumstances; ``software.host_call_s`` is the price of one call of the framework and
         ``software.gradient_accumulation_bytes`` that of a gradient.
@@ -71,7 +75,7 @@ def block_times(
     )
     backward = np.array([unit.backward_s for unit in units]) + accumulation
     tensors = np.array([num_parameter_tensors(graph, unit) for unit in graph.units])
-    again = _calls(units, "forward")
+    again = _calls(units, "forward", mesh=mesh)
 
     def longer(device_s: Floats, calls: Floats, phase: Phase) -> Floats:
         waiting = software.host_call_s * calls - device_s - comm_s[phase]
@@ -81,19 +85,25 @@ def block_times(
     return BlockTimes(
         forward_s=longer(forward, again, "forward"),
         backward_s=longer(
-            backward, _calls(units, "backward") + tensors * (accumulation > 0), "backward"
+            backward,
+            _calls(units, "backward", mesh=mesh) + tensors * (accumulation > 0),
+            "backward",
         ),
         recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward"),
     )
 
 
-def _calls(units: Sequence[UnitTerms], phase: Phase) -> Floats:
+def _calls(units: Sequence[UnitTerms], phase: Phase, *, mesh: MeshShape) -> Floats:
     """Return kernels and collectives that the host issues for each unit [1]."""
     return np.array(
         [
             (unit.forward_calls if phase == "forward" else unit.backward_calls)
             + CALLS_PER_COLLECTIVE
-            * sum(use.count for use in unit.communication if use.phase == phase)
+            * sum(
+                use.count
+                for use in unit.communication
+                if use.phase == phase and mesh.group(use.axis).num_ranks > 1
+            )
             for unit in units
         ]
     )

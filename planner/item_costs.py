@@ -125,7 +125,7 @@ def item_costs(
         for category in categories
     }
     host = block_times(
-        graph, units, workload=workload, cluster=cluster, software=software,
+        graph, units, mesh=mesh, workload=workload, cluster=cluster, software=software,
         comm_s={
             phase: sum((exposed[phase, c] for c in categories), np.zeros(len(units)))
             for phase in ("forward", "backward")
