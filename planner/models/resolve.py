@@ -73,7 +73,7 @@ def resolve_model(text: str) -> ModelSource:
     >>> resolve_model("vgg-16")
     Traceback (most recent call last):
     ...
-    planner.errors.ModelError: vgg-16: no such model; did you mean vgg16?
+    planner.errors.ModelError: vgg-16: no such model; did you mean vgg16 ...?
     """
     if text.startswith("hf:"):
         from planner.models.huggingface import resolve_transformers

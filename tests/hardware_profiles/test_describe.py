@@ -55,10 +55,11 @@ def test_file_of_any_kind(tmp_path):
 
 def test_unknown_profile_names_the_nearest():
     with pytest.raises(ProfileError) as caught:
-        describe_profile("megatron-2022")
-    assert str(caught.value) == (
-        "unknown profile 'megatron-2022'; did you mean 'megatron-2021' or 'megatron-core'?"
-    )
+        describe_profile("megatron-croe")
+    text = str(caught.value)
+    assert text.startswith("unknown profile 'megatron-croe'; did you mean 'megatron-core'")
+    assert text.endswith("?")
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize("dimension", sorted(UNITS))
