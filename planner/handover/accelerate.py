@@ -48,7 +48,7 @@ def export_accelerate(job: Job) -> Handed:
         settings["rdzv_backend"] = "c10d"
     if sharded:
         settings["fsdp_config"] = _fsdp(job)
-        settings |= _context(job)
+        settings |= _mesh(job)
     elif job.strategy.recompute != "none":
         raise _recompute_refusal(job)
     if job.plan.software == "compiled":
@@ -104,7 +104,7 @@ def _precision(job: Job) -> str:
 
 def _fsdp(job: Job) -> dict[str, Any]:
     strategy = job.strategy
-    if strategy.recompute == "selective":
+    if strategy.recompute not in ("none", "full"):
         raise _recompute_refusal(job)
     if strategy.sharding == "gradients" and job.num_microbatches > 1:
         raise refusal(
@@ -134,16 +134,24 @@ def _fsdp(job: Job) -> dict[str, Any]:
     }
 
 
-def _context(job: Job) -> dict[str, Any]:
-    """Return the mesh of FSDP2 beside context parallelism; without it FSDP2 takes all processes."""
+def _mesh(job: Job) -> dict[str, Any]:
+    """Return the mesh of FSDP2 where it is no plain one: copies of the shards, context ranks."""
     strategy = job.strategy
-    if strategy.context_parallel_size == 1:
+    replicas, copies = strategy.data_parallel_size, strategy.sharding_replicas
+    if strategy.context_parallel_size == copies == 1:
         return {}
+    if replicas % copies:
+        raise refusal(
+            NAME,
+            found=f"replicas={copies} with dp={replicas}",
+            because="its copies are whole numbers of data-parallel ranks",
+            instead=f"plan with replicas that divide {replicas}",
+        )
     prefix = "parallelism_config_"
     return {
         "parallelism_config": {
-            f"{prefix}dp_replicate_size": 1,
-            f"{prefix}dp_shard_size": strategy.data_parallel_size,
+            f"{prefix}dp_replicate_size": copies,
+            f"{prefix}dp_shard_size": replicas // copies,
             f"{prefix}tp_size": 1,
             f"{prefix}cp_size": strategy.context_parallel_size,
             f"{prefix}cp_comm_strategy": "allgather",

@@ -33,7 +33,7 @@ def export_deepspeed(job: Job) -> Handed:
         "train_batch_size": job.plan.workload.global_batch_size,
         "train_micro_batch_size_per_gpu": strategy.microbatch_size,
         "gradient_accumulation_steps": job.num_microbatches,
-        "zero_optimization": {"stage": _STAGES[strategy.sharding]},
+        "zero_optimization": _zero(job),
         **_precision(job),
         "optimizer": _optimizer(job),
         **_untested(job),
@@ -79,6 +79,19 @@ def _check_axes(job: Job) -> None:
             )
 
 
+def _zero(job: Job) -> dict[str, Any]:
+    strategy = job.strategy
+    if strategy.sharding_replicas > 1:
+        raise refusal(
+            NAME,
+            found=f"replicas={strategy.sharding_replicas}",
+            because="it no longer shards within groups (MiCS was removed), and the groups of its "
+            "ZeRO++ hold weights only",
+            instead="plan with replicas=1, or hand over to torchtitan, Accelerate or Megatron-LM",
+        )
+    return {"stage": _STAGES[strategy.sharding]}
+
+
 def _precision(job: Job) -> dict[str, Any]:
     precision = job.plan.workload.precision
     if precision == "bf16":
@@ -122,10 +135,10 @@ def _recompute(job: Job, notes: list[str]) -> dict[str, Any]:
     mode = job.strategy.recompute
     if mode == "none":
         return {}
-    if mode == "selective":
+    if mode != "full":
         raise refusal(
             NAME,
-            found="recompute=selective",
+            found=f"recompute={mode}",
             because="which layers are recomputed is written in the model",
             instead="plan with recompute=none or recompute=full",
         )

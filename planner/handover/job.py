@@ -18,6 +18,7 @@ UNDERSTOOD = frozenset(
         "schedule",
         "virtual_stages",
         "sharding",
+        "sharding_replicas",
         "recompute",
         "sequence_parallel",
         "layout",

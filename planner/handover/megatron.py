@@ -189,8 +189,11 @@ def _sharding(job: Job) -> Arguments:
     strategy = job.strategy
     if strategy.sharding == "none":
         return []
+    copies: Arguments = []
+    if strategy.sharding_replicas > 1:
+        copies = [("--num-distributed-optimizer-instances", str(strategy.sharding_replicas))]
     if strategy.sharding == "optimizer":
-        return [("--use-distributed-optimizer",)]
+        return [("--use-distributed-optimizer",), *copies]
     if strategy.pipeline_parallel_size > 1:
         raise refusal(
             NAME,
@@ -200,6 +203,7 @@ def _sharding(job: Job) -> Arguments:
         )
     return [
         ("--use-distributed-optimizer",),
+        *copies,
         ("--use-megatron-fsdp",),
         ("--data-parallel-sharding-strategy", _SHARDED_STRATEGY[strategy.sharding]),
         ("--ckpt-format", "fsdp_dtensor"),
@@ -207,17 +211,27 @@ def _sharding(job: Job) -> Arguments:
     ]
 
 
+_RECOMPUTE: dict[str, Arguments] = {
+    "none": [],
+    "selective": [("--recompute-granularity", "selective"), ("--recompute-modules", "core_attn")],
+    "full": [
+        ("--recompute-granularity", "full"),
+        ("--recompute-method", "uniform"),
+        ("--recompute-num-layers", "1"),
+    ],
+}
+
+
 def _recompute(job: Job) -> Arguments:
     mode = job.strategy.recompute
-    if mode == "full":
-        return [
-            ("--recompute-granularity", "full"),
-            ("--recompute-method", "uniform"),
-            ("--recompute-num-layers", "1"),
-        ]
-    if mode == "selective":
-        return [("--recompute-granularity", "selective"), ("--recompute-modules", "core_attn")]
-    return []
+    if mode not in _RECOMPUTE:
+        raise refusal(
+            NAME,
+            found=f"recompute={mode}",
+            because="it recomputes attention cores or whole layers, never every second product",
+            instead=f"plan with recompute={', '.join(_RECOMPUTE)}",
+        )
+    return _RECOMPUTE[mode]
 
 
 _OPTIMIZERS: dict[str, Arguments] = {

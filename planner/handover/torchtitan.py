@@ -85,7 +85,7 @@ def export_torchtitan(job: Job) -> Handed:
         "training": _training(job, notes),
         "optimizer": {"name": _optimizer(job)},
         "parallelism": parallelism,
-        "activation_checkpoint": {"mode": _recompute(job)},
+        "activation_checkpoint": _recompute(job),
         "compile": {"enable": job.plan.software == "compiled"},
     }
     if job.plan.workload.precision == "fp8":
@@ -157,9 +157,17 @@ def _data(job: Job, notes: list[str]) -> dict[str, int | str]:
             "counts one gather per step"
         )
     reshard = "always" if strategy.sharding == "parameters" else "never"
+    copies = strategy.sharding_replicas
+    if replicas % copies:
+        raise refusal(
+            NAME,
+            found=f"replicas={copies} with dp={replicas}",
+            because="its copies are whole numbers of data-parallel ranks",
+            instead=f"plan with replicas that divide {replicas}",
+        )
     return {
-        "data_parallel_replicate_degree": 1,
-        "data_parallel_shard_degree": replicas,
+        "data_parallel_replicate_degree": copies,
+        "data_parallel_shard_degree": replicas // copies,
         "fsdp_reshard_after_forward": reshard,
     }
 
@@ -316,13 +324,20 @@ def _optimizer(job: Job) -> str:
     return _OPTIMIZERS[name]
 
 
-def _recompute(job: Job) -> str:
+_RECOMPUTE = {
+    "none": {"mode": "none"},
+    "full": {"mode": "full"},
+    "selective_op": {"mode": "selective", "selective_ac_option": "op"},
+}
+
+
+def _recompute(job: Job) -> dict[str, str]:
     mode = job.strategy.recompute
-    if mode == "selective":
+    if mode not in _RECOMPUTE:
         raise refusal(
             NAME,
-            found="recompute=selective",
-            because="the plan recomputes attention cores, it every second layer or product",
-            instead="plan with recompute=none or recompute=full",
+            found=f"recompute={mode}",
+            because="it recomputes whole layers, or all but attention and every second product",
+            instead="plan with recompute=none, selective_op or full",
         )
-    return mode
+    return _RECOMPUTE[mode]

@@ -17,6 +17,7 @@ WHOLE_NUMBERS = (
     "tensor-model-parallel-size", "pipeline-model-parallel-size", "context-parallel-size",
     "expert-model-parallel-size", "expert-tensor-parallel-size", "num-experts",
     "moe-ffn-hidden-size", "moe-router-topk", "num-layers-per-virtual-pipeline-stage",
+    "num-distributed-optimizer-instances",
 )  # fmt: skip
 NUMBERS = (
     "rotary-percent", "norm-epsilon", "attention-dropout", "hidden-dropout", "weight-decay",
@@ -82,6 +83,9 @@ def check(args: argparse.Namespace, *, world_size: int) -> int:
         assert per_stage % (args.num_layers_per_virtual_pipeline_stage or 1) == 0
     assert args.recompute_granularity != "selective" or args.recompute_method is None
     assert args.tensor_model_parallel_size > 1 or not args.sequence_parallel
+    instances = args.num_distributed_optimizer_instances or 1
+    assert instances == 1 or args.use_distributed_optimizer
+    assert replicas * args.context_parallel_size % instances == 0
     if args.use_megatron_fsdp:
         assert args.ckpt_format == "fsdp_dtensor"
     if (args.expert_model_parallel_size or 1) > 1:

@@ -1,13 +1,14 @@
 """Every field of a strategy is written or refused, by every trainer."""
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from planner.handover import TRAINERS, HandoverError, hand_over
 from planner.handover.job import UNDERSTOOD, check_understood
-from planner.strategy import Strategy
+from planner.plan import Plan
+from planner.strategy import Recompute, Schedule, Strategy, parse_strategy
 from tests.planner.handover.plans import LLAMA, plan_of
 
 ONE = "dp=2,microbatch=4,sharding=parameters"
@@ -28,6 +29,10 @@ CHANGES = {
         f"{PIPE},schedule=interleaved,virtual_stages=4",
     ),
     "sharding": (ONE, "dp=2,microbatch=4"),
+    "sharding_replicas": (
+        "dp=4,microbatch=4,sharding=parameters",
+        "dp=4,microbatch=4,sharding=parameters,replicas=2",
+    ),
     "recompute": (ONE, f"{ONE},recompute=full"),
     "sequence_parallel": (SPLIT, "dp=2,tp=2,microbatch=4,sharding=parameters"),
     "layout": (SPLIT, "dp=2,tp=2,microbatch=4,sharding=parameters,layout=mixed"),
@@ -42,8 +47,12 @@ NOT_THEIRS = {"schedule", "virtual_stages", "sequence_parallel", "layout"}
 def answer(strategy: str, trainer: str) -> str:
     """Return the settings without comments, with what the file cannot hold, or the refusal."""
     model = "qwen3-30b-a3b" if strategy.startswith(EXPERTS) else LLAMA
+    return answer_of(plan_of(strategy, model), trainer)
+
+
+def answer_of(plan: Plan, trainer: str) -> str:
     try:
-        handed = hand_over(plan_of(strategy, model), trainer=trainer)
+        handed = hand_over(plan, trainer=trainer)
     except HandoverError as error:
         return f"refused: {error}"
     lines = [line for line in handed.text.splitlines() if not line.startswith("#")]
@@ -68,9 +77,27 @@ def test_a_changed_field_changes_the_settings_or_is_refused(field: str, trainer:
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputation_is_never_dropped(recompute: str, trainer: str) -> None:
-    assert answer(f"{ONE},recompute={recompute}", trainer) != answer(ONE, trainer)
+@pytest.mark.parametrize(
+    ("key", "base", "words"),
+    [
+        ("recompute", ONE, get_args(Recompute)),
+        ("schedule", "dp=2,pp=4,microbatch=1", get_args(Schedule)),
+    ],
+)
+def test_every_word_is_told_apart_or_refused(
+    key: str, base: str, words: tuple[str, ...], trainer: str
+) -> None:
+    """Words are taken from the strategy, so that a new one cannot be dropped in silence."""
+    chunks = {"interleaved": ",virtual_stages=2"}
+    plan = plan_of(base)
+    given = []
+    for word in words:
+        text = f"{base},{key}={word}{chunks.get(word, '')}"
+        changed = plan.model_copy(update={"strategy": str(parse_strategy(text))})
+        found = answer_of(changed, trainer)
+        if not found.startswith("refused"):
+            given.append(found)
+    assert len(given) == len(set(given))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

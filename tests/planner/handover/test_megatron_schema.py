@@ -15,6 +15,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("dp=8,microbatch=4", "llama3-8b", {}),
     ("dp=8,cp=2,microbatch=4,sharding=parameters,recompute=full", "llama3-8b", {}),
     ("dp=8,microbatch=4,sharding=gradients,recompute=selective", "llama3-8b", {}),
+    ("dp=8,microbatch=4,sharding=optimizer,replicas=2", "llama3-8b", {}),
+    ("dp=8,microbatch=4,sharding=parameters,replicas=4", "llama3-8b", {}),
     ("dp=2,tp=2,pp=6,microbatch=2,sharding=optimizer,sequence_parallel=on", "llama3-8b", {}),
     ("dp=4,tp=2,pp=4,microbatch=2,schedule=interleaved,virtual_stages=2", "llama3-8b", {}),
     ("dp=8,microbatch=4", "llama3-8b", {"precision": "fp16", "optimizer": "momentum"}),
@@ -24,7 +26,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("dp=8,tp=4,ep=8,microbatch=1,sharding=optimizer,sequence_parallel=on", "qwen3-30b-a3b", {}),
     ("dp=8,ep=8,microbatch=1", "hf:mixtral?num_hidden_layers=2", {"precision": "fp32"}),
     ("dp=8,microbatch=1", "hf:qwen2?num_hidden_layers=2", {}),
-    ("dp=8,microbatch=1", "hf:nemotron?num_hidden_layers=2", {}),
+    ("dp=8,microbatch=1", "hf:nemotron?num_hidden_layers=2&num_key_value_heads=8", {}),
 ]
 
 

@@ -50,7 +50,7 @@ def devices(plan: Plan) -> int:
 
 
 @needs("torchtitan")
-@pytest.mark.parametrize("strategy", [PIPED, UNEVEN, SHARDED, f"{SHARDED},cp=2", "dp=8"])
+@pytest.mark.parametrize("strategy", [PIPED, UNEVEN, SHARDED, f"{SHARDED},cp=2,replicas=4", "dp=8"])
 def test_torchtitan(strategy: str, tmp_path: Path) -> None:
     plan = plan_of(strategy)
     text = hand_over(plan, trainer="torchtitan").text
@@ -97,6 +97,12 @@ def test_our_table_of_flavors_is_torchtitans(tmp_path: Path) -> None:
             "llama3-8b",
             {"num_processes": 8, "version": 2, "reshard": False, "classes": ["LlamaBlock"],
              "recompute": True, "mesh": 8},
+        ),
+        (
+            f"{SHARDED},replicas=2",
+            "hf:llama?num_hidden_layers=2",
+            {"num_processes": 8, "version": 2, "reshard": True, "classes": ["LlamaDecoderLayer"],
+             "recompute": False, "mesh": 8},
         ),
     ],
 )  # fmt: skip

@@ -38,7 +38,9 @@ def megatron(plan: Plan, folder: Path) -> dict[str, str]:
     return settings_of(read_shell(hand_over(plan, trainer="megatron").text, folder))
 
 
-@pytest.mark.parametrize("strategy", [PIPED, UNEVEN, SHARDED, "dp=8", f"{SHARDED},cp=2"])
+@pytest.mark.parametrize(
+    "strategy", [PIPED, UNEVEN, SHARDED, "dp=8", f"{SHARDED},cp=2", f"{SHARDED},replicas=2"]
+)
 def test_torchtitan_degrees_multiply_to_the_devices(strategy: str) -> None:
     parallel = titan(strategy)["parallelism"]
     degrees = [
@@ -212,13 +214,29 @@ def test_accelerate_wraps_the_repeated_block(strategy: str, model: str, block: s
     assert f"gradient_accumulation_steps={accumulation} " in handed.notes[0]
 
 
-def test_accelerate_context_ranks_multiply_to_the_processes() -> None:
-    found = read_yaml(hand_over(plan_of(f"{SHARDED},cp=2"), trainer="accelerate").text)
+@pytest.mark.parametrize("more", ["cp=2", "replicas=2", "replicas=4,cp=2"])
+def test_accelerate_mesh_multiplies_to_the_processes(more: str) -> None:
+    plan = plan_of(f"{SHARDED},{more}")
+    found = read_yaml(hand_over(plan, trainer="accelerate").text)
     mesh = found["parallelism_config"]
     product = 1
     for key, value in mesh.items():
         product *= value if key.endswith("_size") else 1
-    assert product == found["num_processes"] == 16
+    assert product == found["num_processes"] == parse_strategy(plan.strategy).num_devices
+
+
+def test_copies_of_the_shards() -> None:
+    strategy = f"{SHARDED},replicas=2"
+    parallel = titan(strategy)["parallelism"]
+    assert parallel["data_parallel_replicate_degree"] == 2
+    assert parallel["data_parallel_shard_degree"] == 4
+    mesh = read_yaml(hand_over(plan_of(strategy), trainer="accelerate").text)["parallelism_config"]
+    assert mesh["parallelism_config_dp_replicate_size"] == 2
+
+
+def test_torchtitans_operator_recomputation() -> None:
+    settings = titan(f"{SHARDED},recompute=selective_op")
+    assert settings["activation_checkpoint"] == {"mode": "selective", "selective_ac_option": "op"}
 
 
 def test_plain_data_parallelism_wraps_nothing() -> None:
@@ -242,6 +260,8 @@ REFUSALS = [
     ("megatron", SHARDED, "workload", {"precision": "tf32"}, "bf16"),
     ("megatron", "dp=2,pp=2,schedule=gpipe", "workload", {}, "1f1b"),
     ("megatron", "dp=2,pp=2,sharding=parameters", "workload", {}, "pp=1"),
+    ("megatron", f"{SHARDED},recompute=selective_op", "workload", {}, "selective"),
+    ("deepspeed", f"{SHARDED},replicas=2", "workload", {}, "MiCS"),
     ("deepspeed", "dp=2,tp=2", "workload", {}, "AutoTP"),
     ("deepspeed", "dp=2,pp=2", "workload", {}, "PipelineModule"),
     ("deepspeed", "dp=2,cp=2", "workload", {}, "Ulysses"),
