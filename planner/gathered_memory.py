@@ -32,7 +32,7 @@ def gathered_of_items(
     own, behind = items.parameters, items.neighbour_parameters(1)
     if sharding == "none":
         copies = state.cast * (
-            np.add.reduceat(own, items.starts)[items.stage_of] - items.parameters_after()
+            np.add.reduceat(own, items.starts)[items.stage_of] - items.parameters_after
         )
         return copies if not software.master_weights else np.zeros(items.num_items)
     if sharding == "optimizer" or stays:

@@ -1,7 +1,8 @@
 """Memory of the items of pipeline stages in a backward pass, for each way to recompute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,10 @@ class ItemMemory:
     """Elements of the item [1]."""
     block_weights: Floats
     """Weights of the products of repeated blocks, 0 for other items."""
+    _known: dict[object, Floats] = field(default_factory=dict, repr=False)
+    """Arrays worked out before: many strategies share these items."""
 
-    @property
+    @cached_property
     def stage_of(self) -> Ints:
         """Virtual stage of each item."""
         return np.repeat(np.arange(len(self.starts)), np.diff(self.starts, append=self.num_items))
@@ -42,10 +45,13 @@ class ItemMemory:
 
     def saved_so_far(self, mode: Recompute) -> Floats:
         """Return what a stage's items up to each one, itself included, keep [B]."""
-        return self._within_stage(self.saved[mode])
+        if mode not in self._known:
+            self._known[mode] = self._within_stage(self.saved[mode])
+        return self._known[mode]
 
+    @cached_property
     def parameters_after(self) -> Floats:
-        """Return the elements of the items of the same stage behind each one [1]."""
+        """Elements of the items of the same stage behind each one [1]."""
         through = self._within_stage(self.parameters)
         totals = np.add.reduceat(self.parameters, self.starts)
         after: Floats = totals[self.stage_of] - through
@@ -59,6 +65,8 @@ class ItemMemory:
 
     def neighbour_parameters(self, step: int) -> Floats:
         """Return the elements of the next (1) or previous (-1) item of the same stage [1]."""
+        if step in self._known:
+            return self._known[step]
         found = np.zeros(self.num_items)
         stage = self.stage_of
         here = np.arange(self.num_items)
@@ -66,6 +74,7 @@ class ItemMemory:
         inside = (there >= 0) & (there < self.num_items)
         inside[inside] &= stage[there[inside]] == stage[here[inside]]
         found[inside] = self.parameters[there[inside]]
+        self._known[step] = found
         return found
 
 

@@ -131,7 +131,7 @@ def step_memory(
     elements = np.maximum(per_rank_sum(stages.total_parameters(), pp), 1.0)
     late_bytes = np.where(is_late, state_terms["gradients"] / elements, 0.0)[stage % pp]
     missing = late_bytes * (np.add.reduceat(items.parameters, items.starts)[stage]
-                            - items.parameters_after())  # fmt: skip
+                            - items.parameters_after)  # fmt: skip
     whole_here = moment.sharding == "none"
     needs = np.where(
         is_late[stage % pp] & whole_here, items.lazy[recompute], items.transient[recompute]
