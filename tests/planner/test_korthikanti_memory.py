@@ -9,7 +9,7 @@ from planner.strategy import Recompute, parse_strategy
 from simulator.closed_form import in_flight_per_chunk
 from tests.planner.problems import evaluated, problem_of
 
-S, B, H, A, LAYERS, V, T = 256, 2, 512, 8, 8, 1024, 4
+S, B, H, A, LAYERS, V, T = 256, 2, 512, 8, 8, 16_384, 4
 MODEL = (
     f"gpt2?num_layers={LAYERS}&hidden_size={H}&num_heads={A}&vocab_size={V}"
     f"&max_positions={S}&dropout=0.1&tied=false"
