@@ -85,7 +85,7 @@ def _all_reduce_flat(
     axis: str,
 ) -> Iterator[torch.Tensor]:
     """Yield the summed tensors in order; no more than one bucket of copies is held here."""
-    for bucket in _buckets(tensors):
+    for bucket in gradient_buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         with recorder.collective("all_reduce", axis=axis, tensor=flat):
             dist.all_reduce(flat, group=group)
@@ -95,7 +95,7 @@ def _all_reduce_flat(
         yield from (p.view(t.shape) for p, t in zip(parts, bucket, strict=True))
 
 
-def _buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+def gradient_buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Cut a list into runs of one dtype of at most :data:`BUCKET_BYTES`."""
     buckets: list[list[torch.Tensor]] = []
     held = 0

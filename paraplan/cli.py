@@ -164,6 +164,9 @@ def run(
     check: Annotated[
         bool | None, typer.Option("--check/--no-check", help="Compare with a single process.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count collectives, at the plan's world size.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="run.json to write.")] = None,
     dataset: Dataset = None,
     save_every: SaveEvery = None,
@@ -183,6 +186,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Execute a plan here (or under torchrun): check it against one process, or train a job."""
+    if dry_run:
+        from paraplan.verbs_dry_run import dry_run_verb
+
+        dry_run_verb(plan_file, timeout_s=timeout, as_json=json)
+        return
     given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
     if job_wanted(given):
         from paraplan.verbs_job import job_verb
