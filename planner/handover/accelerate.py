@@ -55,8 +55,7 @@ def export_accelerate(job: Job) -> Handed:
         settings["dynamo_config"] = {"dynamo_backend": "INDUCTOR"}
     notes = _notes(job, sharded=sharded)
     head = [
-        f"{job.plan.model.source} as {job.plan.strategy}",
-        f"{job.num_devices} x {job.plan.cluster.device}; written by paraplan",
+        *job.heading,
         "accelerate launch --config_file THIS_FILE your_script.py",
         *(f"note: {note}" for note in notes),
     ]

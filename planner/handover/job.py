@@ -1,11 +1,13 @@
 """A plan in plain numbers: what every trainer asks for."""
 
 from dataclasses import dataclass, fields
+from typing import get_args
 
 from planner.handover.refusals import HandoverError, refusal
 from planner.models.source import ModelSource
 from planner.plan import Plan
 from planner.strategy import Strategy, parse_strategy
+from planner.workload import AttentionChoice
 
 UNDERSTOOD = frozenset(
     {
@@ -50,6 +52,15 @@ class Job:
     def samples_per_replica(self) -> int:
         """Samples per optimizer step of one data-parallel rank."""
         return self.strategy.microbatch_size * self.num_microbatches
+
+    @property
+    def heading(self) -> tuple[str, str]:
+        """What a file says of its origin, in lines that hold no line breaks."""
+        plan = self.plan
+        return (
+            " ".join(f"{plan.model.source} as {plan.strategy}".split()),
+            " ".join(f"{self.num_devices} x {plan.cluster.device}; written by paraplan".split()),
+        )
 
     @property
     def launch(self) -> str:
@@ -139,6 +150,11 @@ def _check_kind(plan: Plan, strategy: Strategy, *, trainer: str) -> None:
             found=f"{plan.cluster.device_kind} devices ({plan.cluster.device})",
             because="plans are handed over for GPUs only",
             instead="plan for a cluster of GPUs, or use 'paraplan run'",
+        )
+    if plan.workload.attention not in get_args(AttentionChoice):
+        raise HandoverError(
+            f"{trainer}: the plan's attention is {plan.workload.attention!r}; expected one of "
+            f"{', '.join(get_args(AttentionChoice))}; make the plan anew with 'paraplan plan'"
         )
     if strategy.layout == "mixed":
         raise refusal(

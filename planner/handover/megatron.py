@@ -288,8 +288,7 @@ def _shell(job: Job, arguments: Arguments, notes: list[str]) -> str:
     needs_order = max(job.strategy.tensor_parallel_size, job.strategy.context_parallel_size) > 1
     fsdp = ("--use-megatron-fsdp",) in arguments
     lines = [
-        f"# {job.plan.model.source} as {job.plan.strategy}",
-        f"# {job.num_devices} x {job.plan.cluster.device}; written by paraplan",
+        *(f"# {line}" for line in job.heading),
         *(f"# note: {note}" for note in notes),
         *(["export CUDA_DEVICE_MAX_CONNECTIONS=1"] if needs_order and not fsdp else []),
         "MEGATRON_ARGUMENTS=(",

@@ -90,14 +90,14 @@ def export_torchtitan(job: Job) -> Handed:
     }
     if job.plan.workload.precision == "fp8":
         tables["model"]["converters"] = ["float8"]
+        notes.append("fp8 needs torchao, and compile.enable to be fast")
     notes.append("dataset, tokenizer (hf_assets_path), learning rate and steps are yours to set")
     if job.plan.software not in ("eager", "compiled"):
         notes.append(
             f"predicted with software '{job.plan.software}'; plan with --software eager or compiled"
         )
     head = [
-        f"{job.plan.model.source} as {job.plan.strategy}",
-        f"{job.num_devices} x {job.plan.cluster.device}; written by paraplan",
+        *job.heading,
         f"{job.launch} -m torchtitan.train --job.config_file THIS_FILE",
         *(f"note: {note}" for note in notes),
     ]

@@ -366,3 +366,15 @@ def test_irregular_layers_are_no_decoder_here() -> None:
     ]
     for more in irregular:
         assert decoder_of_configuration({**fields, **more}) is None
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_no_text_of_a_plan_reaches_a_shell_or_another_line(trainer: str, tmp_path: Path) -> None:
+    plan = with_changes(plan_of(SHARDED), "cluster", device="h100\nexit 7")
+    handed = hand_over(plan, trainer=trainer)
+    assert not any(line.startswith("exit") for line in handed.text.splitlines())
+    if trainer == "megatron":
+        assert read_shell(handed.text, tmp_path)
+    odd = with_changes(plan_of(SHARDED), "workload", attention="auto; exit 7")
+    with pytest.raises(HandoverError, match="attention"):
+        hand_over(odd, trainer=trainer)
