@@ -16,7 +16,7 @@ from planner.processes import num_workers
 from planner.search import Ranked
 from planner.stage_memory import StageMemory
 from planner.validation.cases import CaseGroup, MemoryKind, ValidationCase
-from planner.validation.outcome import Outcome, Predicted
+from planner.validation.outcome import DEFECT, Outcome, Predicted
 from planner.validation.settings import setting_of
 
 MAX_CHUNK = 24
@@ -112,7 +112,7 @@ def _predict_chunk(chunk: list[Numbered]) -> list[Answer]:
             except ParaplanError as error:
                 answers.append((number, None, one_line(str(error))))
             except Exception as error:  # a defect of ours fails its case, not the whole table
-                defect = one_line(f"defect: {type(error).__name__}: {error}")
+                defect = one_line(f"{DEFECT}{type(error).__name__}: {error}")
                 answers.append((number, None, defect))
     return answers
 

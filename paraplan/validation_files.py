@@ -21,7 +21,7 @@ IMAGES = "images"
 _DIGITS = 6
 _DPI = 200
 """Resolution of the points of grids, which are too many to be drawn one by one."""
-_NOT_IN_CSV = ("source", "family", "quantity", "note")
+_NOT_IN_CSV = ("source", "family", "quantity", "outlier", "note")
 """Found in the case file."""
 
 
@@ -44,7 +44,9 @@ def write_residuals(results: Results, *, folder: Path) -> None:
     write_whole(folder / RESIDUALS, text, error=ValidationFileError)
 
 
-def write_documents(results: Results, *, folder: Path) -> tuple[Path, ...]:
+def write_documents(
+    results: Results, *, folder: Path, candidate_s: float | None = None
+) -> tuple[Path, ...]:
     """Write the page, its figures and the CSV file; return what was written."""
     from planner.validation.plots import memory_figure, step_time_figure, sweep_figure
 
@@ -62,7 +64,8 @@ def write_documents(results: Results, *, folder: Path) -> tuple[Path, ...]:
             written.append(path)
     write_csv(results, folder / ROWS)
     page = folder / PAGE
-    write_whole(page, document(results, images=images), error=ValidationFileError)
+    text = document(results, images=images, candidate_s=candidate_s)
+    write_whole(page, text, error=ValidationFileError)
     return (page, folder / ROWS, *written)
 
 
@@ -103,8 +106,11 @@ def case_object(outcome: Outcome) -> dict[str, Any]:
         "predicted": None if predicted is None else predicted.step_time_s,
         "error": outcome.step_error,
         "tolerance": outcome.group.tolerance,
-        "passed": not outcome.failure,
+        "passed": not (outcome.failure or outcome.is_known),
         "failure": outcome.failure,
+        "known_outlier": outcome.is_known,
+        "deviation": outcome.deviation,
+        "outlier": case.outlier,
         "strategy": None if predicted is None else predicted.strategy,
         "sweep": case.sweep,
         "published_memory_bytes": case.memory_bytes,

@@ -11,7 +11,7 @@ from planner.validation.summaries import GOOD_REGRET, SweepSummary, median
 GIB = 2.0**30
 
 
-def as_text(results: Results, *, shows_cases: bool = True) -> str:
+def as_text(results: Results, *, shows_cases: bool = True, candidate_s: float | None = None) -> str:
     """Return the tables, one line per case first."""
     lines: list[str] = []
     if shows_cases:
@@ -25,8 +25,9 @@ def as_text(results: Results, *, shows_cases: bool = True) -> str:
     lines += _fit_lines(results)
     lines += _coverage_lines(results.coverage)
     lines += _worst_lines(results.worst)
+    lines += _known_lines(results.known)
     lines += _failure_lines(results.failures)
-    lines += _aim_lines(aims(results))
+    lines += _aim_lines(aims(results, candidate_s=candidate_s))
     if results.overall is not None:
         overall = results.overall
         lines.append(
@@ -46,10 +47,10 @@ def _case_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 def _lines_of_case(outcome: Outcome, *, width: int) -> Iterator[str]:
     case, predicted = outcome.case, outcome.predicted
-    mark = "NO" if outcome.failure else "yes"
+    mark = "NO" if outcome.failure else "known" if outcome.is_known else "yes"
     name = f"{case.name:<{width}}"
     if predicted is None:
-        yield f"{name}{'':>34}  NO: {outcome.refusal}"
+        yield f"{name}{'':>34}  {mark}: {outcome.refusal}"
         return
     if case.step_time_s is not None:
         yield (
@@ -131,7 +132,8 @@ def _worst_lines(worst: Sequence[Outcome]) -> Iterator[str]:
         return
     yield "worst step times"
     for outcome in worst:
-        note = f"  ({outcome.case.note})" if outcome.case.note else ""
+        words = outcome.case.outlier or outcome.case.note
+        note = f"  ({words})" if words else ""
         yield f"  {outcome.step_error or 0.0:+8.1%}  {outcome.case.name}{note}"
     yield ""
 
@@ -140,6 +142,18 @@ def _aim_lines(found: Sequence[Aim]) -> Iterator[str]:
     for aim in found:
         mark = "met    " if aim.is_met else "NOT MET"
         yield f"{mark}  {aim.subject} ({aim.number}): {aim.reached}; aim {aim.aim}"
+    yield ""
+
+
+def _known_lines(known: Sequence[Outcome]) -> Iterator[str]:
+    if not known:
+        return
+    yield f"known outliers, counted in all tables above: {len(known)}"
+    for cause in dict.fromkeys(outcome.case.outlier for outcome in known):
+        yield f"  {cause}"
+        for outcome in known:
+            if outcome.case.outlier == cause:
+                yield f"    {outcome.case.name}: {outcome.deviation}"
     yield ""
 
 

@@ -15,7 +15,9 @@ from paraplan.validation_files import (
     write_documents,
     write_residuals,
 )
+from paraplan.validation_speed import candidate_time
 from paraplan.validation_text import as_text
+from planner.validation.aims import aims
 from planner.validation.case_file import load_groups
 from planner.validation.residual_file import shipped_table
 from planner.validation.results import Results, Row, results_of
@@ -40,16 +42,17 @@ def validate_verb(
     with progress_bar(quiet=as_json) as progress:
         outcomes = predict_groups(groups, jobs=jobs, progress=progress)
     results = results_of(outcomes, shipped=None if is_whole else shipped_table())
+    candidate_s = candidate_time() if is_whole else None
     if csv_file is not None:
         write_csv(results, csv_file)
     if write_docs:
         write_residuals(results, folder=Path())
-        for path in write_documents(results, folder=Path()):
+        for path in write_documents(results, folder=Path(), candidate_s=candidate_s):
             print_text(f"wrote {path}", to_stderr=True)
     if as_json:
-        print_json(as_object(results))
+        print_json(as_object(results, candidate_s=candidate_s))
     else:
-        print_text(as_text(results, shows_cases=not summary_only))
+        print_text(as_text(results, shows_cases=not summary_only, candidate_s=candidate_s))
     if results.failures:
         raise SystemExit(EXIT_FAILED)
 
@@ -62,7 +65,7 @@ def _check_docs(*, is_whole: bool) -> None:
     check_checkout(Path())
 
 
-def as_object(results: Results) -> dict[str, Any]:
+def as_object(results: Results, *, candidate_s: float | None = None) -> dict[str, Any]:
     """Return the ``validate --json`` object (DESIGN section 7)."""
     overall = results.overall
     return {
@@ -73,6 +76,8 @@ def as_object(results: Results) -> dict[str, Any]:
         "families": {row.name: _row_object(row) for row in results.families},
         "sweeps": [asdict(sweep) | {"regret": _finite(sweep.regret)} for sweep in results.sweeps],
         "fits": asdict(results.fit_table),
+        "known_outliers": len(results.known),
+        "aims": [asdict(aim) for aim in aims(results, candidate_s=candidate_s)],
         "intervals": {one.name: asdict(one) for one in results.coverage},
     }
 

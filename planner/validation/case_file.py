@@ -25,7 +25,7 @@ _GROUP: Mapping[str, Any] = {
 _CASE: Mapping[str, Any] = {
     **_OPTIONS, "id": str, "role": str, "complete": bool, "step_time_s": _NUMBER, "derived": str,
     "memory_gib": _NUMBER, "memory_kind": str, "fits": bool, "sweep": str, "free": list,
-    "note": str,
+    "outlier": str, "note": str,
 }  # fmt: skip
 _NEEDED = ("schema", "group", "family", "source", "tolerance", "why", "case")
 _NEEDED_OPTIONS = ("model", "cluster", "global_batch")
@@ -153,6 +153,8 @@ def _case(where: str, row: Any, *, group: str, defaults: dict[str, Any]) -> Vali
     for key in ("step_time_s", "memory_gib"):
         _check_positive(where, key, row.get(key))
     _check_measured(where, row)
+    if not row.get("outlier", "-").strip():
+        raise CaseFileError(f"{where}: 'outlier' is empty; expected the cause in one sentence")
     memory_gib = _number(row.get("memory_gib"))
     return ValidationCase(
         id=row["id"],
@@ -167,6 +169,7 @@ def _case(where: str, row: Any, *, group: str, defaults: dict[str, Any]) -> Vali
         fits=row.get("fits"),
         sweep=row.get("sweep"),
         free=_free(where, row.get("free", [])),
+        outlier=row.get("outlier", ""),
         note=row.get("note", ""),
     )
 

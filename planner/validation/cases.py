@@ -53,6 +53,8 @@ class ValidationCase:
     """Cases of one group and sweep differ in strategy and are ranked against each other."""
     free: tuple[str, ...]
     """Keys of the strategy that the source does not state and the planner chooses."""
+    outlier: str
+    """Why the case is known to leave its tolerance; empty where it must keep it."""
     note: str
 
     @property

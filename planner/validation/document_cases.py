@@ -47,7 +47,8 @@ def _remark(outcome: Outcome) -> str:
     chosen = ""
     if outcome.case.free and outcome.predicted is not None:
         chosen = f"chosen {', '.join(outcome.case.free)}: {outcome.predicted.strategy}"
-    parts = (outcome.refusal, outcome.case.note, chosen)
+    known = f"known outlier: {outcome.case.outlier}" if outcome.is_known else ""
+    parts = (outcome.refusal, known, outcome.case.note, chosen)
     return "; ".join(part for part in parts if part)
 
 

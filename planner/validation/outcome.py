@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from planner.validation.cases import CaseGroup, ValidationCase
 from planner.validation.settings import Setting
 
+DEFECT = "defect: "
+"""How a refusal begins that is our mistake and not one of the case."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predicted:
@@ -68,10 +71,31 @@ class Outcome:
         return self.case.is_complete and self.case.role == "judge"
 
     @property
+    def is_known(self) -> bool:
+        """Whether the case is outside what its file tolerates, and its cause is written there.
+
+        A defect of the planner is no cause.
+        """
+        is_defect = self.refusal.startswith(DEFECT)
+        return bool(self.case.outlier and self.deviation) and not is_defect
+
+    @property
     def failure(self) -> str:
+        """Why the case fails the validation, empty where it does not.
+
+        Marks are strict: one on a case that keeps its tolerance fails, too.
+        """
+        if self.is_known:
+            return ""
+        if self.case.outlier and not self.deviation:
+            return "stale outlier mark: the case keeps its tolerance, remove it"
+        return self.deviation
+
+    @property
+    def deviation(self) -> str:
         """Why the case is outside what its file tolerates, empty where it is not.
 
-        A case without a prediction always fails. The step time and the memory of a complete case
+        A case without a prediction always is. The step time and the memory of a complete case
         must be within the tolerance of its group; whether it fits is wrong only where the predicted
         peak is off the device memory by more than that tolerance.
         """

@@ -67,6 +67,8 @@ class Results:
     """Peaks predicted below :data:`TOO_LOW`: the expensive error."""
     coverage: tuple[Coverage, ...]
     worst: tuple[Outcome, ...]
+    known: tuple[Outcome, ...]
+    """Outside tolerance with a written cause."""
     failures: tuple[Outcome, ...]
 
 
@@ -97,6 +99,7 @@ def results_of(outcomes: Sequence[Outcome], *, shipped: ResidualTable | None = N
         memory_too_low=sum((o.memory_error or 0.0) < TOO_LOW for o in headline),
         coverage=_coverage(_judged(headline, shipped), grids),
         worst=tuple(sorted(judged, key=_badness, reverse=True)[:NUM_WORST]),
+        known=tuple(o for o in outcomes if o.is_known),
         failures=tuple(o for o in outcomes if o.failure),
     )
 

@@ -108,6 +108,24 @@ def test_for_people(call: Call, folder: Path) -> None:
     assert "outside tolerance: 2" in short
 
 
+def test_a_known_outlier_is_told_and_a_stale_mark_fails(call: Call, tmp_path: Path) -> None:
+    mark = 'outlier = "the host is slow"'
+    far = case("far", 'strategy = "dp=8"', "step_time_s = 10.0", mark)
+    known = write(tmp_path / "known", far)
+    answer = call("validate", "--cases", known)
+    assert answer.status == 0
+    assert "  known" in answer.out
+    assert "the host is slow" in answer.out
+    (row,) = object_of(call, "--cases", known, status=0)["cases"]
+    assert (row["passed"], row["known_outlier"], row["failure"]) == (False, True, "")
+    assert row["deviation"].startswith("step time -")
+    right = f"step_time_s = {step_time_s('dp=8')}"
+    stale = write(tmp_path / "stale", far, case("near", 'strategy = "dp=8"', right, mark))
+    answer = call("validate", "--cases", stale)
+    assert answer.status == 1
+    assert "paper:near: stale outlier mark: the case keeps its tolerance, remove it" in answer.out
+
+
 def test_rows_as_csv(call: Call, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     call("validate", "--cases", folder, "--csv", file)

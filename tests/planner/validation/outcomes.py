@@ -40,7 +40,7 @@ def outcome(
     fields: dict[str, Any] = {
         "id": id_, "group": group.name, "role": "judge", "is_complete": True, "options": {},
         "step_time_s": published, "derived": "", "memory_bytes": None, "memory_kind": None,
-        "fits": None, "sweep": None, "free": (), "note": "",
+        "fits": None, "sweep": None, "free": (), "outlier": "", "note": "",
     }  # fmt: skip
     made = None
     if predicted is not None:

@@ -56,6 +56,8 @@ def test_a_case_inherits_the_defaults_and_overrides_them() -> None:
         (GROUP + CASE + "fits = false\n", ("'fits' is false", "keep one")),
         (GROUP + CASE + "memory_gib = 3\n", ("'memory_kind'", "give both")),
         (GROUP + CASE + "memory_gib = 3\nmemory_kind = 'peak'\n", ("'memory_kind' is 'peak'",)),
+        (GROUP + CASE + "outlier = ' '\n", ("case 'one'", "'outlier' is empty")),
+        (GROUP + CASE + "outlier = true\n", ("'outlier' is True", "expected text")),
         (GROUP + CASE + "role = 'fit'\n", ("'role' is 'fit'", "calibrate")),
         (GROUP + CASE + "free = ['mbs']\n", ("free has 'mbs'", "microbatch")),
         (GROUP + CASE.replace('model = "gpt2"\n', ""), ("case 'one'", "'model' is missing")),

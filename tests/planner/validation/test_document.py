@@ -9,6 +9,7 @@ GRID = group_of("grid")
 CASES = [
     outcome("good", predicted=1.02, memory_bytes=42 * GIB, memory_kind="device"),
     outcome("bad", predicted=1.8, note="one|two"),
+    outcome("far", predicted=0.5, outlier="host-bound", note="a note"),
     outcome("impossible", predicted=None),
     outcome("fitted", role="calibrate"),
     outcome("partly", is_complete=False, free=("microbatch",)),
@@ -28,6 +29,9 @@ def test_every_case_is_on_the_page() -> None:
     assert "one\\|two" in page
     assert "![steps](images/steps.svg)" in page
     assert "paper:bad | step time +80.0%, tolerated 10% |" in page
+    assert "| paper:far | step time -50.0%, tolerated 10% | host-bound |" in page
+    assert "| known outlier: host-bound; a note |" in page
+    assert "paper:far |" not in page.partition("## Failing")[2].partition("\n## ")[0]
     assert page == document(results_of(CASES), images=[("steps", "images/steps.svg")])
 
 
@@ -46,7 +50,7 @@ def test_figures_show_what_there_is() -> None:
         draw(results) for draw in (step_time_figure, memory_figure, sweep_figure)
     )
     assert steps is not None
-    assert [len(c.get_offsets()) for c in steps.axes[0].collections[:2]] == [3, 2]
+    assert [len(c.get_offsets()) for c in steps.axes[0].collections[:2]] == [3, 3]
     assert memory is not None
     assert len(memory.axes[0].collections[0].get_offsets()) == 1
     assert sweeps is not None

@@ -1,6 +1,7 @@
 """Errors, ranks and confusion tables against hand counts and scipy."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from planner.validation.aims import aims
-from planner.validation.results import results_of
+from planner.validation.results import residual_table, results_of
 from planner.validation.summaries import (
     fit_table,
     kendall_tau,
@@ -18,6 +19,8 @@ from planner.validation.summaries import (
     summarise_sweeps,
 )
 from tests.planner.validation.outcomes import GIB, group_of, outcome, setting
+
+RUNS = "all complete training steps, sweep grids excluded"
 
 
 def test_errors_by_hand() -> None:
@@ -118,14 +121,51 @@ def test_aims_are_met_or_not_by_their_numbers() -> None:
     sized = {"memory_bytes": 41 * GIB, "memory_kind": "device", "published": None}
     low = outcome("m", used=0.5, **sized)  # type: ignore[arg-type]
     found = {aim.subject: aim for aim in aims(results_of([*cases, low]))}
-    steps, memory = found["all complete training steps"], found["peak memory of complete cases"]
+    steps, memory = found[RUNS], found["peak memory of complete cases"]
     assert (steps.number, steps.is_met) == (2, False)
     assert steps.reached == "mean 3.5 %, bias +3.5 %"
     assert (memory.number, memory.is_met) == (1, False)
     assert memory.reached == "mean 2.4 %, lowest −2.4 %"
     better = aims(results_of([*cases, outcome("c", predicted=0.98)]))
-    assert {aim.subject: aim.is_met for aim in better}["all complete training steps"]
+    assert {aim.subject: aim.is_met for aim in better}[RUNS]
     assert "steps on TPUs" not in found
+
+
+def test_grids_and_tpus_are_training_steps_and_fpgas_are_none() -> None:
+    grid, tpu, fpga = group_of("grid"), group_of("t", family="tpu"), group_of("f", family="fpga")
+    found = {
+        aim.subject: aim.number
+        for aim in aims(
+            results_of(
+                [outcome("a"), outcome("g", group=grid, sweep="s"), outcome("t", group=tpu),
+                 outcome("f", group=fpga)]
+            )
+        )
+    }  # fmt: skip
+    assert (found[RUNS], found[RUNS.replace("excluded", "included")]) == (2, 3)
+    assert found["steps on TPUs"] == 1
+
+
+def test_rows_of_the_papers_are_told_apart() -> None:
+    korthikanti, table_2 = group_of("korthikanti22"), group_of("sc21-table2")
+    cases = [
+        outcome("k", group=korthikanti, predicted=1.01),
+        outcome("ptd", group=table_2, predicted=1.03, is_complete=False),
+        outcome("zero3", group=table_2, predicted=0.5, outlier="latency"),
+    ]
+    found = {aim.subject.partition(" with ")[0]: aim for aim in aims(results_of(cases))}
+    both = found["the same and SC'21 table 2, Megatron's rows"]
+    assert (both.number, both.reached, both.is_met) == (2, "mean 2.0 %, worst +3.0 %", True)
+    zero3 = found["SC'21 table 2, ZeRO-3's rows"]
+    assert (zero3.number, zero3.reached, zero3.is_met) == (1, "mean 50.0 %, worst −50.0 %", False)
+
+
+def test_a_measured_time_per_candidate_has_its_aim() -> None:
+    results = results_of([outcome()])
+    assert not any("candidate" in aim.subject for aim in aims(results))
+    fast, slow = (aims(results, candidate_s=time_s)[-1] for time_s in (0.0002, 0.002))
+    assert (fast.reached, fast.is_met) == ("0.20 ms", True)
+    assert (slow.reached, slow.is_met) == ("2.00 ms", False)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +186,44 @@ def test_aims_are_met_or_not_by_their_numbers() -> None:
 def test_what_leaves_its_tolerance(changes: dict[str, object], failure: str) -> None:
     found = outcome(**changes).failure  # type: ignore[arg-type]
     assert found.startswith(failure) if failure else found == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known", "failure"),
+    [
+        ({"predicted": 1.5}, True, ""),
+        ({"predicted": 0.5, "role": "calibrate"}, True, ""),
+        ({"predicted": 1.05}, False, "stale outlier mark"),
+        ({"predicted": 1.5, "is_complete": False}, False, "stale outlier mark"),
+        ({"predicted": None}, True, ""),
+        ({"published": None, "fits": True, "used": 1.2}, True, ""),
+        ({"published": None, "fits": True}, False, "stale outlier mark"),
+    ],
+)  # fmt: skip
+def test_a_mark_is_strict(changes: dict[str, object], is_known: bool, failure: str) -> None:
+    found = outcome(outlier="the cause", **changes)  # type: ignore[arg-type]
+    assert found.is_known is is_known
+    assert found.failure.startswith(failure) if failure else found.failure == ""
+    assert not outcome(**changes).is_known  # type: ignore[arg-type]
+
+
+def test_a_mark_excuses_no_defect() -> None:
+    broken = replace(outcome(predicted=None, outlier="the cause"), refusal="defect: KeyError: 'x'")
+    assert not broken.is_known
+    assert broken.failure == "no prediction: defect: KeyError: 'x'"
+
+
+def test_known_outliers_count_in_every_table() -> None:
+    marked = [outcome("a"), outcome("far", predicted=1.5, outlier="the cause")]
+    plain = [outcome("a"), outcome("far", predicted=1.5)]
+    with_mark, without = results_of(marked), results_of(plain)
+    assert [o.case.id for o in with_mark.known] == ["far"]
+    assert (with_mark.failures, without.known) == ((), ())
+    assert [o.case.id for o in without.failures] == ["far"]
+    assert with_mark.overall == without.overall
+    assert (with_mark.families, with_mark.groups) == (without.families, without.groups)
+    assert [o.case.id for o in with_mark.worst] == [o.case.id for o in without.worst]
+    assert residual_table(marked) == residual_table(plain)
 
 
 def test_memory_is_judged_where_the_group_says_so() -> None:
