@@ -10,13 +10,13 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from executor.dataset_items import Item, as_batch, item_kind
 from executor.errors import RunError
+from executor.job_settings import dataset_file
 from executor.training import rows_of
 from planner.models.source import Batch, ModelSource
 
@@ -199,12 +199,7 @@ def load_hook(text: str) -> Callable[..., Any]:
     RunError
         If the file cannot be imported or lacks the function.
     """
-    path_text, separator, name = text.rpartition(":")
-    path = Path(path_text)
-    if not separator or path.suffix != ".py" or not name:
-        raise RunError(f"--dataset {text}: expected path/to/file.py:function")
-    if not path.is_file():
-        raise RunError(f"--dataset {text}: no file {path}; expected a Python file with {name}()")
+    path, name = dataset_file(text)
     spec = importlib.util.spec_from_file_location(f"paraplan_dataset_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise RunError(f"--dataset {text}: {path} cannot be imported; expected a Python file")

@@ -128,7 +128,8 @@ def _attempts(
         except RankLostError as error:
             causes.append(str(error))
             if len(causes) > max_restarts:
-                raise RankLostError(f"{error}; {_way_on(job, causes)}") from None
+                times = f" (after {max_restarts} restarts)" if max_restarts else ""
+                raise RankLostError(f"{error}{times}; {_way_on(job, causes)}") from None
         progress(f"{causes[-1]}; restart {len(causes)} of {max_restarts}", 0, settings.steps)
         if job.checkpoint_dir:
             job = replace(job, start="resume_if_saved")
@@ -151,15 +152,13 @@ def _attempt(
 
 def _way_on(job: JobSettings, causes: list[str]) -> str:
     """Return what is left and what to do, after the last attempt."""
-    tried = (
-        f"after {len(causes) - 1} restarts" if len(causes) > 1 else "restart with --max-restarts"
-    )
+    more = "" if len(causes) > 1 else ", or let it restart with --max-restarts"
     if not job.checkpoint_dir:
-        return f"{tried}; nothing is saved: add --checkpoint-dir and --save-every"
+        return f"nothing is saved: add --checkpoint-dir and --save-every{more}"
     steps = saved_steps(Path(job.checkpoint_dir))
     if not steps:
-        return f"{tried}; no checkpoint is saved yet"
-    return f"{tried}; step {steps[-1]} is saved: go on with --resume"
+        return f"no checkpoint is saved yet: begin again{more}"
+    return f"step {steps[-1]} is saved: go on with --resume{more}"
 
 
 def _check_start(job: JobSettings) -> None:

@@ -46,6 +46,8 @@ def check_job(job: JobSettings, *, steps: int, max_restarts: int) -> None:
         With the flag, what was found and what is expected.
     """
     check_learning_rate(job.learning_rate, steps=steps)
+    if job.dataset:
+        dataset_file(job.dataset)
     for flag, found, least in (("--save-every", job.save_every, 0), ("--keep", job.keep, 1),
                                ("--max-restarts", max_restarts, 0)):  # fmt: skip
         if found < least:
@@ -55,6 +57,23 @@ def check_job(job: JobSettings, *, steps: int, max_restarts: int) -> None:
         raise RunError(f"{flag} needs a place: add --checkpoint-dir DIR")
     if job.clip_norm is not None and not job.clip_norm > 0:
         raise RunError(f"--clip-norm is {job.clip_norm}; expected a number above 0")
+
+
+def dataset_file(text: str) -> tuple[Path, str]:
+    """Return file and function of ``path/to/file.py:function``.
+
+    Raises
+    ------
+    RunError
+        If the text has another form, or the file is missing.
+    """
+    path_text, separator, name = text.rpartition(":")
+    path = Path(path_text)
+    if not separator or path.suffix != ".py" or not name:
+        raise RunError(f"--dataset {text}: expected path/to/file.py:function")
+    if not path.is_file():
+        raise RunError(f"--dataset {text}: no file {path}; expected a Python file with {name}()")
+    return path, name
 
 
 def job_precision(planned: str, wanted: str | None) -> JobPrecision:
