@@ -15,11 +15,11 @@ from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
-from executor.layouts import LayoutBoundary, apply_layout
+from executor.layouts import LayoutBoundary, apply_layout, pattern_of
 from executor.local_shards import LocalShards
 from executor.model_parts import ModelParts, build_model, parts_of
 from executor.pipeline import ChainStage, make_schedule
-from executor.recompute import recompute_blocks
+from executor.recompute import recompute_blocks, repeated_patterns
 from executor.recording import Recorder
 from executor.settings import RunSettings
 from executor.shape import RunShape
@@ -144,7 +144,7 @@ def assemble(
     if layout is not None and tensor_mesh is not None:
         apply_layout(parts.owned, layout, mesh=tensor_mesh, names_of=parts.names_of)
     if shape.recompute in ("full", "selective_op"):
-        for blocks in parts.blocks.values():
+        for blocks in _recomputed(parts, plan):
             recompute_blocks(blocks, mode=modes, keeps_products=shape.recompute == "selective_op")
     stages = {}
     for index in parts.stage_paths:
@@ -175,6 +175,16 @@ def run_modes(*, shape: RunShape, has_layout: bool, check: bool) -> Iterator[Non
         if has_layout or selective or check:
             stack.enter_context(LocalShards(recompute_attention=selective, drop_dropout=check))
         yield
+
+
+def _recomputed(parts: ModelParts, plan: Plan) -> Iterator[list[nn.Module]]:
+    """Yield the blocks of each stage that recomputation covers: the repeated ones, if any are."""
+    patterns = repeated_patterns(plan.stages)
+    repeated = {
+        id(module) for path, module in parts.model.named_modules() if pattern_of(path) in patterns
+    }
+    for blocks in parts.blocks.values():
+        yield [block for block in blocks if not repeated or id(block) in repeated]
 
 
 def _shardable(parts: ModelParts) -> dict[int, list[nn.Module]]:

@@ -1,6 +1,6 @@
 """Recomputation of blocks in the backward pass: all of a block, or what a policy does not keep."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
@@ -13,12 +13,33 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from executor.layouts import pattern_of
+from planner.plan import PlannedStage
+
 ModeFactory = Callable[[], AbstractContextManager[Any]]
 _ATEN = torch.ops.aten
 _PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default,
                        _ATEN.convolution.default})  # fmt: skip
 _ATTENTION = "_scaled_dot_product"
 """Start of the names of torch's attention kernels."""
+
+
+def repeated_patterns(stages: Sequence[PlannedStage]) -> frozenset[str]:
+    """Return name patterns of the modules that a model repeats: what full recomputation covers.
+
+    Embedding and head keep what they save, as in Megatron-LM and in the plan's own costs. Empty
+    where nothing repeats, or where the plan's units are no modules: all blocks are covered then.
+    """
+    repetitions: dict[str, int] = {}
+    unit_of: dict[str, str] = {}
+    for stage in stages:
+        items = [units.unit for units in stage.units for _ in range(units.first, units.last)]
+        if len(items) != len(stage.module_paths):
+            return frozenset()
+        unit_of |= zip(stage.module_paths, items, strict=True)
+        for units in stage.units:
+            repetitions[units.unit] = max(repetitions.get(units.unit, 0), units.last)
+    return frozenset(pattern_of(path) for path, unit in unit_of.items() if repetitions[unit] > 1)
 
 
 def recompute_blocks(
