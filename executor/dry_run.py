@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,32 @@ class DryRun:
         return not self.differences
 
 
-def dry_run(plan: Plan, *, timeout_s: float = 120.0, progress: Progress | None = None) -> DryRun:
+Player = Callable[[tuple[int, ...], Path, Progress], list[Issued]]
+"""Plays ranks with the settings of a folder."""
+
+
+def play_in_processes(probes: tuple[int, ...], run_dir: Path, progress: Progress) -> list[Issued]:
+    """Play each rank in a process of its own, a few at a time."""
+    issued: list[Issued] = []
+    for start in range(0, len(probes), _AT_ONCE):
+        batch = probes[start : start + _AT_ONCE]
+        progress(f"playing ranks {', '.join(map(str, batch))}", start, len(probes))
+        (run_dir / PROBES_FILE).write_text(json.dumps(batch), encoding="utf-8")
+        launch(
+            "executor.dry_run_rank:run_probe", run_dir, num_processes=len(batch),
+            threads_per_process=1, progress=progress,
+        )  # fmt: skip
+        issued += [load_issued(run_dir, number) for number in range(len(batch))]
+    return issued
+
+
+def dry_run(
+    plan: Plan,
+    *,
+    timeout_s: float = 120.0,
+    progress: Progress | None = None,
+    play: Player = play_in_processes,
+) -> DryRun:
     """Play one step of a plan at its real world size, one rank of every kind.
 
     The model keeps all its modules and gets tiny widths; no peer exists, nothing is sent.
@@ -94,6 +120,8 @@ def dry_run(plan: Plan, *, timeout_s: float = 120.0, progress: Progress | None =
         As in a run [s].
     progress : callable, optional
         Told ``(what, done, total)``.
+    play : callable
+        Plays ranks; in processes of their own if left out.
 
     Raises
     ------
@@ -118,7 +146,7 @@ def dry_run(plan: Plan, *, timeout_s: float = 120.0, progress: Progress | None =
         graph = trace_model(tiny.source, sequence_length=shape.sequence_length)
         step = simulated_step(plan, settings, graph=graph)
         probes = probed_ranks(step)
-        issued = _play(probes, run_dir, progress=tell)
+        issued = play(probes, run_dir, tell)
     return DryRun(
         strategy=plan.strategy, model=tiny.source.source, num_processes=shape.num_processes,
         num_microbatches=shape.num_microbatches, notes=tiny.notes,
@@ -166,20 +194,6 @@ def _settings(
         steps=1, learning_rate=1e-3, seed=0, check=False, timeout_s=timeout_s,
         threads_per_process=1, result_path="", local=True,
     )  # fmt: skip
-
-
-def _play(probes: tuple[int, ...], run_dir: Path, *, progress: Progress) -> list[Issued]:
-    issued: list[Issued] = []
-    for start in range(0, len(probes), _AT_ONCE):
-        batch = probes[start : start + _AT_ONCE]
-        progress(f"playing ranks {', '.join(map(str, batch))}", start, len(probes))
-        (run_dir / PROBES_FILE).write_text(json.dumps(batch), encoding="utf-8")
-        launch(
-            "executor.dry_run_rank:run_probe", run_dir, num_processes=len(batch),
-            threads_per_process=1, progress=progress,
-        )  # fmt: skip
-        issued += [load_issued(run_dir, number) for number in range(len(batch))]
-    return issued
 
 
 def _compared(step: SimulatedStep, issued: Issued) -> RankComparison:

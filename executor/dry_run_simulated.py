@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from executor.dry_run_counts import Count, Key, added
 from executor.errors import RunError
@@ -90,21 +91,36 @@ def simulated_step(plan: Plan, settings: RunSettings, *, graph: ModelGraph) -> S
         mode=plan.workload.mode, attention=plan.workload.attention,  # type: ignore[arg-type]
     )  # fmt: skip
     problem = Problem(graph=graph, workload=workload, cluster=cluster, software=software)
+    return step_of(
+        problem, strategy, _layout(plan, problem, strategy),
+        starts=np.cumsum([0, *settings.stage_items[:-1]], dtype=np.int64),
+        num_microbatches=shape.num_microbatches,
+    )  # fmt: skip
+
+
+def step_of(
+    problem: Problem,
+    strategy: Strategy,
+    layout: LayoutSolution,
+    *,
+    starts: NDArray[np.int64],
+    num_microbatches: int,
+) -> SimulatedStep:
+    """Return the costs of one strategy with one layout, cut before the items ``starts``."""
+    graph, cluster, software = problem.graph, problem.cluster, problem.software
     mesh = mesh_of(strategy, devices_per_node=cluster.devices_per_node)
-    layout = _layout(plan, problem, strategy)
     terms = all_unit_terms(
         graph, layout=layout, context_parallel_size=mesh.cp, expert_parallel_size=mesh.ep,
-        microbatch_size=shape.microbatch_size, workload=workload, cluster=cluster,
+        microbatch_size=strategy.microbatch_size, workload=problem.workload, cluster=cluster,
         software=software,
     )  # fmt: skip
     items = item_costs(
-        graph, terms, layout=layout, mesh=mesh, workload=workload, cluster=cluster,
+        graph, terms, layout=layout, mesh=mesh, workload=problem.workload, cluster=cluster,
         software=software,
     )  # fmt: skip
-    starts = np.cumsum([0, *settings.stage_items[:-1]], dtype=np.int64)
     return SimulatedStep(
         problem=problem, strategy=strategy, layout=layout, mesh=mesh,
-        num_microbatches=shape.num_microbatches, stages=stage_costs(items, starts),
+        num_microbatches=num_microbatches, stages=stage_costs(items, starts),
         units=tuple(terms[graph.units[unit].name] for unit in item_units(graph)), items=items,
     )  # fmt: skip
 
@@ -189,6 +205,8 @@ def _state_calls(step: SimulatedStep, stage: int) -> Iterator[Call]:
 def _moments(strategy: Strategy, role: SyncRole, *, pp: int, trains: bool) -> tuple[When, ...]:
     """Return when a rank reduces gradients or gathers weights."""
     sharding = strategy.sharding
+    if role == "copies":
+        return ("step",) if trains else ()
     if role == "reduce":
         each_time = pp == 1 and sharding in ("gradients", "parameters")
         found: tuple[When, ...] = ("backward",) if each_time else ("step",)
