@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import nn
 
 from executor.assemble import Assembly, Modes
 from executor.job_settings import JobPrecision
@@ -18,15 +16,12 @@ def with_precision(
     """Return the assembly whose passes run in a precision.
 
     bf16 is torch's autocast: weights stay fp32 and are cast where they are used. Casts are not
-    cached, which would keep a second copy of all weights. Pipeline stages hand on fp32, which is
-    what torch expects of them from a trial run without autocast.
+    cached, which would keep a second copy of all weights.
     """
     if precision == "tf32" and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if precision != "bf16":
         return assembly
-    for stage in _stages(assembly.schedule):
-        stage.register_forward_hook(_to_fp32)
     return replace(assembly, modes=_autocast_modes(assembly.modes, device))
 
 
@@ -38,16 +33,3 @@ def _autocast_modes(modes: Modes, device: torch.device) -> Modes:
             yield
 
     return entered
-
-
-def _stages(schedule: Any) -> list[nn.Module]:
-    if schedule is None:
-        return []
-    found = getattr(schedule, "_stages", None) or [schedule._stage]
-    return [stage.submod for stage in found]
-
-
-def _to_fp32(module: nn.Module, args: Any, output: Any) -> Any:
-    if isinstance(output, torch.Tensor) and output.is_floating_point():
-        return output.float()
-    return output

@@ -32,6 +32,7 @@ from executor.optimizer import ShardOptimizer
 from executor.result import write_atomically
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.training import Trainer
+from executor.trial_pass import keep_buffers_in_trial
 from executor.worker import finish_device, join, make_trainer
 from planner.models.resolve import resolve_model
 from planner.plan import load_plan
@@ -116,6 +117,8 @@ def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -
     parameters = trainer.assembly.parameters()
     holding = {name: group.size() for name, group in trainer.assembly.tied.items()}
     assembly = with_precision(trainer.assembly, precision=job.precision, device=device)
+    if assembly.schedule is not None:
+        keep_buffers_in_trial(assembly.schedule)
     trainer = replace(trainer, assembly=assembly)
     state = None
     if job.checkpoint_dir:

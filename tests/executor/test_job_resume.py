@@ -116,6 +116,13 @@ def test_the_norm_of_gradients_is_that_of_torch_in_one_process(uninterrupted):
     assert found > CLIP
 
 
+def running_batches(folder, *, step):
+    state = {"buffer.1.num_batches_tracked": torch.zeros((), dtype=torch.long)}
+    reader = FileSystemReader(folder / "saved" / f"step-{step:08d}")
+    load(state, storage_reader=reader, no_dist=True)
+    return int(state["buffer.1.num_batches_tracked"])
+
+
 @pytest.mark.distributed
 def test_momentum_and_running_statistics_go_on(tmp_path):
     path = tmp_path / "normed.py"
@@ -128,11 +135,8 @@ def test_momentum_and_running_statistics_go_on(tmp_path):
     shutil.rmtree(tmp_path / "saved" / "step-00000003")
     resumed = train("", tmp_path, plan=pp, steps=3, start="resume")
     assert resumed.losses == pytest.approx(whole.losses[2:], abs=SAME)
-    state = {"buffer.1.num_batches_tracked": torch.zeros((), dtype=torch.long)}
-    load(state, storage_reader=FileSystemReader(tmp_path / "saved" / "step-00000002"), no_dist=True)
-    assert state["buffer.1.num_batches_tracked"] == 2
-    load(state, storage_reader=FileSystemReader(tmp_path / "saved" / "step-00000003"), no_dist=True)
-    assert state["buffer.1.num_batches_tracked"] == 4  # two microbatches in the third step
+    assert running_batches(tmp_path, step=2) == 2
+    assert running_batches(tmp_path, step=3) == 4  # two microbatches in the third step
 
 
 @pytest.mark.distributed
