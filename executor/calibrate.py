@@ -18,6 +18,7 @@ from executor.launch import Progress, launch
 from executor.result import write_atomically
 from executor.shape import MAX_LOCAL_PROCESSES
 from hardware_profiles import cluster_to_toml, paraplan_home
+from hardware_profiles.catalog_index import MEASURED_SOFTWARE
 
 PROFILE_PATH = ("profiles", "local.toml")
 
@@ -55,11 +56,14 @@ def calibrate(
         raise RunError(f"processes={count}: expected 1 to {MAX_PROCESSES}")
     samples = measure(quick=quick, processes=count, progress=progress)
     from executor.calibration_fit import fit_cluster
+    from executor.calibration_software import fit_software, software_to_toml
 
     command = f"paraplan calibrate{' --quick' if quick else ''} --processes {count}"
     cluster = fit_cluster(samples, num_processes=count, command=command)
     path = paraplan_home().joinpath(*PROFILE_PATH)
+    software = fit_software(samples, device=cluster.device, command=command)
     write_atomically(path, cluster_to_toml(cluster))
+    write_atomically(path.with_name(MEASURED_SOFTWARE), software_to_toml(software, command=command))
     noisy = [sample for sample in samples if sample.is_noisy]
     if noisy and progress is not None:
         progress(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 SAMPLES_FILE = "samples.json"
 REQUEST_FILE = "calibration.json"
+CPU = "cpu"
+"""Statistic of what is measured by CPU time."""
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,16 +16,18 @@ class Sample:
     """One measured time, mean over the processes that took part."""
 
     kind: str
-    """``matmul``, ``copy``, ``launch``, ``attention``, ``convolution``, ``vector``, ``all_reduce``,
-    ``round_trip``."""
+    """``matmul``, ``copy``, ``launch``, ``vector``, ``attention``, ``convolution`` (both also with
+    ``_backward``), ``element:NAME``, ``optimizer:NAME``, ``calls``, ``sharded_calls``,
+    ``sharded_units``, ``round_trip``, ``scratch``, or a collective."""
     shape: tuple[int, ...]
     """Sizes of the kernel; for communication (ranks, bytes)."""
     precision: str
     time_s: float
     """By ``statistic`` [s]."""
     statistic: str
-    """``median``; ``mean`` where processes share cores, whose turns are part of the truth; ``p10``,
-    the 10th percentile, where others used the machine."""
+    """``cpu`` median of CPU time, which others who use the machine stretch little; for what waits
+    on other processes the ``median`` of time, ``mean`` where processes share cores, whose turns are
+    part of the truth, or ``p10``, the 10th percentile, where others used the machine."""
     spread: float
     """90th percentile over median [1]."""
     repetitions: int
@@ -30,7 +35,9 @@ class Sample:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether others used the machine meanwhile, or repetitions disagree."""
+        """Whether repetitions disagree, or others used the machine while processes waited."""
+        if self.statistic == CPU:
+            return self.spread > NOISY_SPREAD
         return self.foreign_load_cores > NOISY_CORES or self.spread > NOISY_SPREAD
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from executor.calibration_data import Sample
+from executor.calibration_framework import SMALL_ELEMENTS
 from hardware_profiles import (
     Cluster,
     DeviceProfile,
@@ -36,11 +37,11 @@ from simulator.work import Work
 
 _TILES = (8, 16, 32, 64)
 """Register tiles tried: rows and columns of the kernel's inner block [elements]."""
-_LARGE_COPY_BYTES = 1 << 24
-"""From here on a copy leaves the caches and its memory is new, as for large activations [B]."""
+_LARGE_COPY_BYTES = 1 << 18
+"""From here on a copy is bound by memory, not by its call [B]."""
 _COPY_PASSES = 2
 """A copy reads and writes each byte [1]."""
-_CONVOLUTION_GAIN_LIMIT = 10.0
+_SHARE_LIMIT = 2.0
 _BACKWARD_PRODUCTS = 5 / 2
 """Products of attention's backward pass over those of its forward pass (Dao 2023, arXiv:2307.08691,
 section 3.1) [1]."""
@@ -59,7 +60,7 @@ def fit_cluster(samples: Sequence[Sample], *, num_processes: int, command: str) 
     command : str
         What was run, for the source note.
     """
-    source = f"{command} on {_cpu_name()}, {os.cpu_count()} cores (retrieved {date.today()})"
+    source = source_of(command)
     bare = replace(load_software("local"), kernel_overhead_s=0.0)
     device = _fit_device(samples, num_processes=num_processes, source=source, software=bare)
     intra, origin = _fit_fabric(samples, source=source, num_processes=num_processes, device=device)
@@ -74,6 +75,11 @@ def fit_cluster(samples: Sequence[Sample], *, num_processes: int, command: str) 
     )
 
 
+def source_of(command: str) -> str:
+    """Return where and when a measurement was taken."""
+    return f"{command} on {_cpu_name()}, {os.cpu_count()} cores (retrieved {date.today()})"
+
+
 def work_of(sample: Sample) -> Work:
     """Return a kernel sample as the simulator's work."""
     shape, item = sample.shape, 2.0 if sample.precision == "bf16" else 4.0
@@ -85,12 +91,12 @@ def work_of(sample: Sample) -> Work:
             memory_bytes=item * (m * k + n * k + m * n),
         )  # fmt: skip
     if sample.kind == "convolution":
-        batch, channels, height, width, filters = shape
-        rows, inner = batch * height * width, channels * 9
+        batch, channels, height, width, filters, edge = shape
+        rows, inner = batch * height * width, channels * edge * edge
         return Work(
             kind="convolution", precision=precision, num_flops=2.0 * rows * filters * inner,
             memory_bytes=item * rows * (channels + filters), m=rows, n=filters, k=inner,
-            filter_area=9,
+            filter_area=edge * edge,
         )  # fmt: skip
     if sample.kind in {"attention", "attention_backward"}:
         batch, heads, length, width = shape
@@ -149,7 +155,7 @@ def _fit_device(
     launch_s = min(s.time_s / s.shape[0] for s in launches)
     copies = [s for s in _of(samples, "copy") if s.shape[0] >= _LARGE_COPY_BYTES]
     bandwidth = max(_COPY_PASSES * s.shape[0] / s.time_s for s in _of(samples, "copy"))
-    large = statistics.median(_COPY_PASSES * s.shape[0] / s.time_s for s in copies)
+    large = statistics.geometric_mean(_COPY_PASSES * s.shape[0] / s.time_s for s in copies)
     vector = _of(samples, "vector")[0]
     vector_rate = vector.shape[0] / max(vector.time_s - launch_s, vector.time_s / 4)
     device = DeviceProfile(
@@ -165,6 +171,7 @@ def _fit_device(
     device, rest = _fit_products(device, products, software)
     device = _with_bf16(device, samples, software)
     device = _with_shares(device, samples, software)
+    device = replace(device, element_times_s=_element_times(samples))
     return replace(device, provenance=_device_provenance(device, samples, rest, source=source))
 
 
@@ -208,18 +215,34 @@ def _with_bf16(
 def _with_shares(
     device: DeviceProfile, samples: Sequence[Sample], software: SoftwareProfile
 ) -> DeviceProfile:
-    """Set the shares of attention and convolution that meet their samples."""
+    """Set the shares of attention and convolution that meet their samples in the geometric mean."""
 
-    def ratio(kind: str) -> float:
-        sample = _of(samples, kind)[0]
-        return operator_time(work_of(sample), device=device, software=software) / sample.time_s
+    def ratio(made: DeviceProfile, chosen: Sequence[Sample]) -> float:
+        logs = [
+            math.log(operator_time(work_of(s), device=made, software=software) / s.time_s)
+            for s in chosen
+        ]
+        return math.exp(statistics.fmean(logs))
 
-    return replace(
+    made = replace(
         device,
-        attention_forward_efficiency=min(1.0, ratio("attention")),
-        attention_backward_efficiency=min(1.0, ratio("attention_backward")),
-        convolution_gain=min(_CONVOLUTION_GAIN_LIMIT, ratio("convolution")),
+        attention_forward_efficiency=min(1.0, ratio(device, _of(samples, "attention"))),
+        attention_backward_efficiency=min(1.0, ratio(device, _of(samples, "attention_backward"))),
     )
+    share = min(_SHARE_LIMIT, ratio(made, _of(samples, "convolution")))
+    return replace(made, convolution_share=share)
+
+
+def _element_times(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return the time per element of memory-bound kernels and updates [s]."""
+    found = {}
+    for sample in samples:
+        family, _, name = sample.kind.partition(":")
+        if family == "element":
+            found[name] = sample.time_s / sample.shape[0]
+        elif family == "optimizer" and sample.shape[1] > SMALL_ELEMENTS:
+            found[name] = sample.time_s / (sample.shape[0] * sample.shape[1])
+    return dict(sorted(found.items()))
 
 
 def _fit_fabric(
@@ -249,10 +272,10 @@ def _fit_fabric(
         ]  # fmt: skip
 
     (rate, latency, base), rest = fit_logs(predict, measured, start=[1 / per_byte, hop, hop])
-    note = _provenance(reduces, source, f"all-reduces of 2 to {num_processes}, fit within "
+    note = provenance_of(reduces, source, f"all-reduces of 2 to {num_processes}, fit within "
                        f"{_percent(rest)}")  # fmt: skip
     fabric = _fabric(float(rate), float(latency), float(base), note)
-    link_note = _provenance(trips, source, f"round trips, fit within {_percent(link_rest)}")
+    link_note = provenance_of(trips, source, f"round trips, fit within {_percent(link_rest)}")
     fastest = max(float(1 / per_byte), float(rate))  # a ring sends and receives at once
     link = replace(
         fabric.link, bandwidth_bytes_per_s=fastest, latency_s=float(hop),
@@ -281,35 +304,40 @@ def _device_provenance(
 ) -> dict[str, Provenance]:
     products, copies = _of(samples, "matmul"), _of(samples, "copy")
     shape_note = f"{len(products)} product shapes, fit within {_percent(rest)}"
-    of_products = _provenance(products, source, shape_note)
-    of_copies = _provenance(copies, source, "fastest copy")
+    of_products = provenance_of(products, source, shape_note)
+    of_copies = provenance_of(copies, source, "fastest copy")
     large = [sample for sample in copies if sample.shape[0] >= _LARGE_COPY_BYTES]
     derived = Provenance(source=source, kind="derived", note="one process is one compute unit")
     assumed = Provenance(source=source, kind="assumed", note="small kernels show as launches")
     found = {
-        "peak_flops_per_s.fp32": _provenance(products, source, "fastest product"),
-        "peak_flops_per_s.bf16": _provenance(_of(samples, "matmul", "bf16"), source, "largest"),
-        "vector_flops_per_s": _provenance(_of(samples, "vector"), source, "in-place product"),
+        "peak_flops_per_s.fp32": provenance_of(products, source, "fastest product"),
+        "peak_flops_per_s.bf16": provenance_of(_of(samples, "matmul", "bf16"), source, "largest"),
+        "vector_flops_per_s": provenance_of(_of(samples, "vector"), source, "in-place product"),
         "memory_bytes": Provenance(source=source, kind="derived", note="equal shares of the RAM"),
         "memory_bandwidth_bytes_per_s": of_copies,
-        "memory_efficiency": _provenance(
-            large, source, "median of copies of 16 MiB and more into new memory"
+        "memory_efficiency": provenance_of(
+            large, source, "geometric mean of copies of 256 KiB and more, out of caches"
         ),
         "memory_half_bytes": assumed,
-        "launch_latency_s": _provenance(_of(samples, "launch"), source, "small additions"),
+        "launch_latency_s": provenance_of(_of(samples, "launch"), source, "small additions"),
         "num_compute_units": derived,
-        "attention_forward_efficiency": _provenance(_of(samples, "attention"), source, ""),
-        "attention_backward_efficiency": _provenance(
+        "attention_forward_efficiency": provenance_of(_of(samples, "attention"), source, ""),
+        "attention_backward_efficiency": provenance_of(
             _of(samples, "attention_backward"), source, ""
         ),
-        "convolution_gain": _provenance(_of(samples, "convolution"), source, "3x3, direct count"),
+        "convolution_share": provenance_of(_of(samples, "convolution"), source, "1x1 and 3x3"),
+        "convolution_gain": replace(derived, note="no algorithm faster than the product is known"),
     }
+    for sample in samples:
+        family, _, name = sample.kind.partition(":")
+        if family in ("element", "optimizer"):
+            found[f"element_times_s.{name}"] = provenance_of([sample], source, "")
     for key in ("sustained_efficiency", "tile_m", "tile_n", "half_k"):
         found[f"matmul.{key}"] = of_products
     return found
 
 
-def _provenance(samples: Sequence[Sample], source: str, note: str) -> Provenance:
+def provenance_of(samples: Sequence[Sample], source: str, note: str) -> Provenance:
     """State spread and foreign load; a noisy sample is called so."""
     spread = max(sample.spread for sample in samples)
     load = max(sample.foreign_load_cores for sample in samples)

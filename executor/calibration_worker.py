@@ -1,4 +1,8 @@
-"""What each process of a calibration measures, all processes at once as in a real run."""
+"""What each process of a calibration measures, all processes at once as in a real run.
+
+Kernels are timed by the CPU time of the thread that runs them, which programs beside ours hardly
+stretch (they share caches, not the clock); what waits for other processes by the wall clock.
+"""
 
 import json
 import statistics
@@ -11,9 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn import functional
 
+from executor import memory
 from executor.calibration_data import (
+    CPU,
     NOISY_CORES,
     REQUEST_FILE,
     SAMPLES_FILE,
@@ -21,19 +26,16 @@ from executor.calibration_data import (
     Sample,
     write_samples,
 )
+from executor.calibration_framework import framework_kernels, sharded_units, world_mesh
+from executor.calibration_kernels import BYTES_PER_ELEMENT, Action, Kernel, kernels
 from executor.foreign_load import foreign_cores, mark_load
 
-Action = Callable[[], object]
 _TIMEOUT_S = 60.0
-_MINIMUM_REPETITIONS = 5
+_MINIMUM_REPETITIONS = 9
 _QUICK_SECONDS, _FULL_SECONDS = 0.12, 0.5
 """Time spent on one kernel [s]."""
-_BYTES_PER_ELEMENT = 4
-_LAUNCHES = 200
-_SQUARES = (64, 128, 256, 512, 1024)
-_OBLONG = ((512, 512, 32), (512, 512, 128), (64, 1024, 1024), (1024, 64, 256), (16, 512, 512),
-           (256, 2048, 512))  # fmt: skip
-_COPY_BYTES = tuple(1 << power for power in range(14, 27, 2))
+_BATCH_SECONDS = 1e-4
+"""Shortest time between two readings of a clock [s]."""
 _MESSAGE_BYTES = tuple(1 << power for power in range(10, 25, 2))
 _PERCENTILE_90 = 8
 _MAXIMUM_REPETITIONS = 20_000
@@ -53,21 +55,56 @@ def run_calibration_rank(run_dir: Path) -> None:
     seconds = _QUICK_SECONDS if request.quick else _FULL_SECONDS
     samples: list[Sample] = []
     try:
-        kernels, groups = list(_kernels()), _group_sizes(request.num_processes)
-        total = len(kernels) + len(groups)
-        for kind, shape, precision, action in kernels:
-            samples.append(_measure(kind, shape, precision, action, seconds=seconds,
-                                    participants=request.num_processes))  # fmt: skip
-            _say(f"{kind} {'x'.join(map(str, shape))} {precision}", len(samples), total)
-        for number, ranks in enumerate(groups, start=1):
-            for kind, shape, precision, action in _messages(ranks):
-                samples.append(_measure(kind, shape, precision, action, seconds=seconds,
-                                        participants=ranks))  # fmt: skip
-            _say(f"messages among {ranks} processes", len(kernels) + number, total)
+        samples.append(_scratch())
+        total = _count(request.num_processes)
+        for kernel, participants, clock in _everything(request.num_processes):
+            samples.append(
+                _measure(kernel, seconds=seconds, participants=participants, clock=clock)
+            )
+            _say(f"{kernel.kind} {'x'.join(map(str, kernel.shape))} {kernel.precision}",
+                 min(len(samples), total), total)  # fmt: skip
     finally:
         dist.destroy_process_group()
     if int(environ["RANK"]) == 0:
         write_samples(run_dir / SAMPLES_FILE, samples)
+
+
+def _scratch() -> Sample:
+    """Return what libraries allocate when they are first used: its shape is the size [B]."""
+    cpu = torch.device("cpu")
+    before, start, mark = memory.held_bytes(cpu), time.perf_counter(), mark_load()
+    step = next(framework_kernels(None))
+    step.action()
+    dist.all_reduce(torch.zeros(1))
+    size = max(0.0, memory.held_bytes(cpu) - before)
+    load = foreign_cores(mark, mark_load())
+    return Sample(
+        kind="scratch", shape=(int(size),), precision="fp32", time_s=time.perf_counter() - start,
+        statistic=CPU, spread=1.0, repetitions=1, foreign_load_cores=load,
+    )  # fmt: skip
+
+
+def _everything(num_processes: int) -> Iterator[tuple[Kernel, int, str]]:
+    """Yield what to measure, by how many processes, and the clock."""
+    for kernel in kernels():
+        yield kernel, num_processes, CPU
+    mesh = world_mesh()
+    for kernel in framework_kernels(mesh):
+        yield kernel, num_processes, CPU
+    if mesh is not None:
+        for kernel in sharded_units(mesh):
+            yield kernel, num_processes, "wall"
+    for ranks in _group_sizes(num_processes):
+        for kernel in _messages(ranks):
+            yield kernel, ranks, "wall"
+
+
+def _count(num_processes: int) -> int:
+    """Return about how many things there are to measure, for the progress bar."""
+    return _KERNELS_ABOUT + _MESSAGES_ABOUT * len(_group_sizes(num_processes))
+
+
+_KERNELS_ABOUT, _MESSAGES_ABOUT = 85, 30
 
 
 def _say(what: str, done: int, total: int) -> None:
@@ -75,100 +112,52 @@ def _say(what: str, done: int, total: int) -> None:
         print(json.dumps([what, done, total]), flush=True)  # noqa: T201
 
 
-def _kernels() -> Iterator[tuple[str, tuple[int, ...], str, Action]]:
-    """Yield kind, sizes, precision and one repetition of every kernel."""
-    for size in _SQUARES:
-        yield _product(size, size, size, torch.float32)
-    for m, n, k in _OBLONG:
-        yield _product(m, n, k, torch.float32)
-    for size in _SQUARES[2:]:
-        yield _product(size, size, size, torch.bfloat16)
-    for num_bytes in _COPY_BYTES:
-        source = torch.ones(num_bytes // _BYTES_PER_ELEMENT)
-        yield (
-            "copy",
-            (num_bytes,),
-            "fp32",
-            source.clone,
-        )  # into new memory, as eager operators write
-    small = torch.ones(16)
-    yield "launch", (_LAUNCHES,), "fp32", lambda: [small.add(1.0) for _ in range(_LAUNCHES)]
-    vector = torch.ones(1 << 13)
-    yield "vector", (vector.numel(),), "fp32", lambda: vector.mul_(1.0)
-    yield from _attentions()
-    images, filters = torch.randn(4, 32, 28, 28), torch.randn(64, 32, 3, 3)
-    yield (
-        "convolution", (4, 32, 28, 28, 64), "fp32",
-        lambda: functional.conv2d(images, filters, padding=1),
-    )  # fmt: skip
-
-
-def _product(
-    m: int, n: int, k: int, dtype: torch.dtype
-) -> tuple[str, tuple[int, ...], str, Action]:
-    left, right = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
-    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-    return "matmul", (m, n, k), name, partial(functional.linear, left, right)
-
-
-def _attentions() -> Iterator[tuple[str, tuple[int, ...], str, Action]]:
-    shape = (1, 4, 256, 64)
-    query, key, value = (torch.randn(shape, requires_grad=True) for _ in range(3))
-
-    def forward() -> object:
-        with torch.no_grad():
-            return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-
-    kept = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    upstream = torch.ones_like(kept)
-
-    def backward() -> object:
-        return torch.autograd.grad(kept, (query, key, value), upstream, retain_graph=True)
-
-    yield "attention", shape, "fp32", forward
-    yield "attention_backward", shape, "fp32", backward
-
-
-def _measure(
-    kind: str,
-    shape: tuple[int, ...],
-    precision: str,
-    action: Action,
-    *,
-    seconds: float,
-    participants: int,
-) -> Sample:
+def _measure(kernel: Kernel, *, seconds: float, participants: int, clock: str) -> Sample:
     """Repeat an action for about ``seconds`` in the first ``participants`` processes at once."""
     takes_part = dist.get_rank() < participants
-    once = _once(action) if takes_part else 0.0
-    count = _agreed(int(seconds / once) if takes_part else None)
-    times: list[float] = [0.0, 0.0]
+    now = time.thread_time if clock == CPU else time.perf_counter
+    once = _once(kernel.action) if takes_part else _BATCH_SECONDS
+    inner = _agreed(max(1, int(_BATCH_SECONDS / once)), 1)
+    count = _agreed(int(seconds / once / inner), _MINIMUM_REPETITIONS)
     before = mark_load()
-    if takes_part:
-        times = []
-        for _ in range(count):
-            start = time.perf_counter()
-            action()
-            times.append(time.perf_counter() - start)
+    times = _times(kernel.action, now, inner=inner, count=count) if takes_part else [0.0, 0.0]
     after = mark_load()
     median, tenths = statistics.median(times), statistics.quantiles(times, n=10)
     own = [after.own_s - before.own_s, median, statistics.fmean(times), tenths[0]]
     totals = torch.tensor(own, dtype=torch.float64)
     dist.all_reduce(totals)
-    own_s, median_s, mean_s, fast_s = (float(total) for total in totals)
+    own_s, *found = (float(total) for total in totals)
     load = foreign_cores(before, after, own_s=own_s)
-    sharing = max(1.0, participants / (cpu_count() or 1))
-    name, time_s = "median", median_s
-    if load > NOISY_CORES:
-        name, time_s = "p10", fast_s * sharing
-    elif sharing > 1.0:
-        name, time_s = "mean", mean_s
+    name, time_s = _statistic(found, clock=clock, load=load, participants=participants)
     return Sample(
-        kind=kind, shape=shape, precision=precision, time_s=time_s / participants, statistic=name,
+        kind=kernel.kind, shape=kernel.shape, precision=kernel.precision,
+        time_s=time_s / participants, statistic=name,
         spread=tenths[_PERCENTILE_90] / median if takes_part else 1.0,
-        repetitions=count,
-        foreign_load_cores=load,
+        repetitions=count * inner, foreign_load_cores=load,
     )  # fmt: skip
+
+
+def _times(action: Action, now: Callable[[], float], *, inner: int, count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        start = now()
+        for _ in range(inner):
+            action()
+        times.append((now() - start) / inner)
+    return times
+
+
+def _statistic(
+    found: list[float], *, clock: str, load: float, participants: int
+) -> tuple[str, float]:
+    """Return which of median, mean and 10th percentile counts, and it [s]."""
+    median_s, mean_s, fast_s = found
+    sharing = max(1.0, participants / (cpu_count() or 1))
+    if clock == CPU:
+        return CPU, median_s * sharing
+    if load > NOISY_CORES:
+        return "p10", fast_s * sharing
+    return ("mean", mean_s) if sharing > 1.0 else ("median", median_s)
 
 
 def _once(action: Action) -> float:
@@ -179,11 +168,11 @@ def _once(action: Action) -> float:
     return max(time.perf_counter() - start, 1e-7)
 
 
-def _agreed(count: int | None) -> int:
-    """Return one number of repetitions for all processes; None leaves it to the others."""
-    number = torch.tensor([_MAXIMUM_REPETITIONS if count is None else count])
+def _agreed(count: int, least: int) -> int:
+    """Return one number of repetitions for all processes."""
+    number = torch.tensor([min(count, _MAXIMUM_REPETITIONS)])
     dist.all_reduce(number, op=dist.ReduceOp.MIN)
-    return max(_MINIMUM_REPETITIONS, int(number))
+    return max(least, int(number))
 
 
 def _group_sizes(num_processes: int) -> list[int]:
@@ -198,15 +187,21 @@ def _group_sizes(num_processes: int) -> list[int]:
     return sorted(size for size in sizes if 1 < size <= num_processes)
 
 
-def _messages(ranks: int) -> Iterator[tuple[str, tuple[int, ...], str, Action]]:
-    """Yield all-reduces of the first ``ranks`` processes, and round trips between the first two."""
+def _messages(ranks: int) -> Iterator[Kernel]:
+    """Yield collectives of the first ``ranks`` processes, and round trips between the first two."""
     group = dist.new_group(list(range(ranks)))
     for num_bytes in _MESSAGE_BYTES:
-        buffer = torch.zeros(num_bytes // _BYTES_PER_ELEMENT)
-        shape = (ranks, num_bytes)
-        yield "all_reduce", shape, "fp32", partial(dist.all_reduce, buffer, group=group)
+        whole = torch.zeros(num_bytes // BYTES_PER_ELEMENT)
+        part = torch.zeros(num_bytes // BYTES_PER_ELEMENT // ranks)
+        whole = whole[: part.numel() * ranks]
+        shape = (ranks, whole.numel() * BYTES_PER_ELEMENT)
+        yield Kernel("all_reduce", shape, "fp32", partial(dist.all_reduce, whole, group=group))
+        yield Kernel("all_gather", shape, "fp32",
+                     partial(dist.all_gather_into_tensor, whole, part, group=group))  # fmt: skip
+        yield Kernel("reduce_scatter", shape, "fp32",
+                     partial(dist.reduce_scatter_tensor, part, whole, group=group))  # fmt: skip
         if ranks == _PAIR:
-            yield "round_trip", shape, "fp32", partial(_round_trip, buffer)
+            yield Kernel("round_trip", shape, "fp32", partial(_round_trip, whole))
 
 
 def _round_trip(buffer: torch.Tensor) -> None:

@@ -19,6 +19,9 @@ _FOLDERS: dict[ProfileKind, str] = {
     "software": "software",
 }
 
+MEASURED_SOFTWARE = "local-software.toml"
+"""File beside the machine's own cluster: the stack ``local`` as ``paraplan calibrate`` timed it."""
+
 
 def paraplan_home() -> Path:
     """Return the folder of the user's own profiles and caches.
@@ -99,12 +102,26 @@ def profile_path(name_or_path: str | Path, *, kind: ProfileKind) -> Path:
     """
     if is_path(name_or_path):
         return Path(name_or_path).expanduser()
-    path = _CATALOG / _FOLDERS[kind] / f"{name_or_path}.toml"
+    measured = paraplan_home() / "profiles" / MEASURED_SOFTWARE
+    if (kind, name_or_path) == ("software", "local") and measured.is_file():
+        return measured
+    path = shipped_path(str(name_or_path), kind=kind)
     if path.is_file():
         return path
     name = str(name_or_path)
     hint = nearest_hint(name, names=catalog_names(kind))
     raise ProfileError(f"unknown {kind} {name!r}; {hint}")
+
+
+def shipped_path(name: str, *, kind: ProfileKind) -> Path:
+    """Return where the catalogue would hold a profile of this name.
+
+    Examples
+    --------
+    >>> shipped_path("local", kind="software").name
+    'local.toml'
+    """
+    return _CATALOG / _FOLDERS[kind] / f"{name}.toml"
 
 
 def nearest_hint(name: str, *, names: Sequence[str]) -> str:

@@ -199,6 +199,10 @@ def _write_efficiencies(writer: _Writer, device: DeviceProfile, path: str) -> No
     for precision, share in device.matmul.precision_shares.items():
         known = origin.get(f"matmul.precision_shares.{precision}")
         writer.quantity(precision, share, "ratio", known)
+    if device.element_times_s:
+        writer.table(f"{path}.element_times")
+    for key, seconds in device.element_times_s.items():
+        writer.quantity(_text(key), seconds, "time", origin.get(f"element_times_s.{key}"))
     for version, kernel in device.attention_kernels.items():
         writer.table(f"{path}.attention.flash{version}")
         for key in ("forward", "backward", "half_width"):

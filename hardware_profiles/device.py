@@ -97,6 +97,10 @@ class DeviceProfile:
     attention_kernels: Mapping[FlashVersion, AttentionEfficiency] = field(default_factory=dict)
     """Other versions of the fused attention kernel; the fields above stand for version 2 and for
     versions that are absent."""
+    element_times_s: Mapping[str, float] = field(default_factory=dict)
+    """Time per element of memory-bound kernels whose arithmetic counts, by name (``gelu``,
+    ``gelu.backward``), traffic included: CPUs compute exponentials slower than they move bytes [s].
+    """
     price_usd_per_hour: float | None = None
     """On-demand price of one device [USD/h]; None where nobody rents it."""
     provenance: Mapping[str, Provenance] = field(default_factory=dict)

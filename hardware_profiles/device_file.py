@@ -105,7 +105,7 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
     check_keys(
         table,
         required=(*HEAD_KEYS, *_TABLES, *QUANTITIES),
-        optional=(*head, *OPTIONAL_QUANTITIES, "attention", "price"),
+        optional=(*head, *OPTIONAL_QUANTITIES, "attention", "price", "element_times"),
     )
     provenance: dict[str, Provenance] = {}
     fields: dict[str, float] = {}
@@ -133,6 +133,7 @@ def device_from_table(table: Table, *, head: tuple[str, ...] = ()) -> DeviceProf
         num_compute_units=units,
         matmul=_matmul(sub_table(table, "matmul"), provenance),
         attention_kernels=_attention(table, provenance),
+        element_times_s=_element_times(table, provenance),
         price_usd_per_hour=price,
         provenance=provenance,
         **fields,
@@ -195,6 +196,19 @@ def _precision_shares(table: Table, provenance: dict[str, Provenance]) -> dict[P
             shares[precision] = found.value
             provenance[f"matmul.precision_shares.{precision}"] = found.provenance
     return shares
+
+
+def _element_times(table: Table, provenance: dict[str, Provenance]) -> dict[str, float]:
+    """Read the times per element of memory-bound kernels, whatever their names."""
+    if "element_times" not in table.data:
+        return {}
+    inner = sub_table(table, "element_times")
+    times: dict[str, float] = {}
+    for key in sorted(inner.data):
+        found = quantity(inner, key, dimension="time", maximum=1e-3)
+        times[key] = found.value
+        provenance[f"element_times_s.{key}"] = found.provenance
+    return times
 
 
 def _attention(

@@ -92,6 +92,11 @@ class SoftwareProfile:
     gradient_buckets: GradientBuckets = "none"
     optimizer_temporary_bytes: float = 0.0
     """Copies per parameter while the optimizer runs [B]."""
+    optimizer_tensor_s: float = 0.0
+    """Time of an update per parameter tensor, beside that per element [s]."""
+    sharded_unit_s: float = 0.0
+    """Time of one gathering of a sharded unit's weights, or one reduction of its gradients, beside
+    the bytes it moves: hooks, copies, the latency of the collective [s]."""
     product_share: float = 1.0
     """How the stack's matrix products run as compared with the device's, which are measured with a
     later library [1]."""

@@ -44,6 +44,8 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "kernel_overhead": ("kernel_overhead_s", "time", 1.0),
     "host_call": ("host_call_s", "time", 1.0),
     "collective_call": ("collective_call_s", "time", 1.0),
+    "optimizer_tensor": ("optimizer_tensor_s", "time", 1.0),
+    "sharded_unit": ("sharded_unit_s", "time", 1.0),
     "gradient_accumulation": ("gradient_accumulation_bytes", "size", 100.0),
     "sharded_operator_overhead": ("sharded_operator_overhead_s", "time", 1.0),
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
@@ -63,6 +65,8 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
 """Key in the file to field, dimension and largest value in SI."""
 _OPTIONAL = {
     "product_share",
+    "optimizer_tensor",
+    "sharded_unit",
     "collective_call",
     "host_call",
     "gradient_accumulation",

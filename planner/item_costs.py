@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph
-from planner.host_time import block_times, framework_delay
+from planner.host_time import block_times, framework_delay, num_parameter_tensors
 from planner.layouts.terms import CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
 from planner.mesh import MeshShape
 from planner.stages import item_units
@@ -63,6 +63,8 @@ class ItemCosts:
     lazy_workspace_bytes: Floats
     """The same with the item's own gradients of parameters made on the way [B]."""
     lazy_selective_workspace_bytes: Floats
+    parameter_tensors: Floats
+    """Parameter tensors, whole or shards [1]."""
     weight_bytes: Floats
     """Weights of the item's products in the compute precision, of equal experts one [B]."""
     parameters: Mapping[GradientKey, Floats]
@@ -150,6 +152,7 @@ def item_costs(
         selective_workspace_bytes=spread(lambda unit: unit.selective_workspace_bytes),
         lazy_workspace_bytes=spread(lambda unit: unit.lazy_workspace_bytes),
         lazy_selective_workspace_bytes=spread(lambda unit: unit.lazy_selective_workspace_bytes),
+        parameter_tensors=np.array([num_parameter_tensors(graph, u) for u in graph.units])[repeat],
         weight_bytes=spread(lambda unit: unit.weight_bytes),
         parameters={
             key: spread(
@@ -246,6 +249,7 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         selective_workspace_bytes=first.selective_workspace_bytes,
         lazy_workspace_bytes=first.lazy_workspace_bytes,
         lazy_selective_workspace_bytes=first.lazy_selective_workspace_bytes,
+        parameter_tensors=first.parameter_tensors,
         weight_bytes=first.weight_bytes,
         parameters=first.parameters,
         is_recomputed=first.is_recomputed,

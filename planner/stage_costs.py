@@ -1,7 +1,7 @@
 """Costs of pipeline stages: item costs summed between cuts, for each way to recompute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class StageCosts:
     """Elements of the largest item of each stage: what sharded data parallelism gathers [1]."""
     items: ItemMemory | None = None
     """What each item keeps and needs in backward; left out where no memory is asked for."""
+    parameter_tensors: Floats = field(default_factory=lambda: np.zeros(1))
+    """Parameter tensors that a rank updates [1]."""
+    sharded_units: Floats = field(default_factory=lambda: np.zeros(1))
+    """Items with parameters: what sharded data parallelism gathers one after another [1]."""
 
     @property
     def num_stages(self) -> int:
@@ -112,6 +116,8 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
             "full": float((items.forward_flops * again).sum()),
         },
         largest_item_parameters=largest(items.total_parameters()),
+        parameter_tensors=add(items.parameter_tensors),
+        sharded_units=add((items.parameter_tensors > 0).astype(np.float64)),
     )
 
 

@@ -129,14 +129,15 @@ def action_times(
     forward_comm = dict(stages.forward_comm_s)
     backward_comm = dict(stages.backward_comm_s[recompute]) if is_training else {}
     slower = software.compute_slowdown - 1.0
+    hooks = software.sharded_unit_s * stages.sharded_units if mesh.dp * mesh.cp > 1 else 0.0
     if sharding == "parameters":
         exposed, hidden = _hide(sync.gather_s, software.overlap_parameter_gather * forward_compute)
-        forward_comm["data"] = exposed
+        forward_comm["data"] = exposed + hooks
         forward_compute = forward_compute + slower * hidden
     if mesh.pp == 1 and is_training and sharding in ("gradients", "parameters"):
         moved = sync.scatter_s + (sync.gather_s if sharding == "parameters" else 0.0)
         exposed, hidden = _hide(moved, software.overlap_gradient_sync * backward_compute)
-        backward_comm["data"] = exposed
+        backward_comm["data"] = exposed + hooks * (2.0 if sharding == "parameters" else 1.0)
         backward_compute = backward_compute + slower * hidden
     blocking = transfer_s * (1.0 - software.overlap_pipeline)
     if mesh.pp > 1:
@@ -179,6 +180,9 @@ def end_times(
         )
     synced_in_backward = mesh.pp == 1 and sharding in ("gradients", "parameters")
     reduction = (zero if synced_in_backward else sync.gradient_s) + sync.replica_s + sync.tied_s
+    hooks = software.sharded_unit_s * stages.sharded_units if mesh.dp * mesh.cp > 1 else 0.0
+    if sharding != "none" and not synced_in_backward:
+        reduction = reduction + hooks
     hidden = np.minimum(
         reduction - sync.tied_s, software.overlap_gradient_sync * actions.backward_compute_s
     )
@@ -193,7 +197,7 @@ def end_times(
             stages, mesh=mesh, sharding=sharding, state=state, workload=workload,
             cluster=cluster, software=software,
         ),
-        update_gather_s=update,
+        update_gather_s=update + (hooks if sharding in ("optimizer", "gradients") else 0.0),
     )  # fmt: skip
 
 
@@ -223,7 +227,13 @@ def _optimizer_s(
     times = [
         max(
             operator_time(
-                Work(kind="memory", precision=workload.precision, memory_bytes=n * per_element),
+                Work(
+                    kind="memory",
+                    precision=workload.precision,
+                    memory_bytes=n * per_element,
+                    function=workload.optimizer,
+                    num_elements=n,
+                ),
                 device=device,
                 software=software,
             )
@@ -231,7 +241,8 @@ def _optimizer_s(
         )
         for n in distinct
     ]
-    return np.array(times)[where]
+    updated: Floats = np.array(times)[where]
+    return updated + software.optimizer_tensor_s * stages.parameter_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

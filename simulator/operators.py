@@ -113,6 +113,8 @@ def _terms(
     ramp_bytes = device.memory_half_bytes * max(work.num_kernels, work.sequential_steps)
     rate = device.memory_bandwidth_bytes_per_s * device.memory_efficiency
     memory_s = (work.memory_bytes + ramp_bytes) / rate if work.memory_bytes > 0 else 0.0
+    if work.kind == "memory" and device.element_times_s:
+        return launch_s, _function_time(work, device), memory_s
     if work.num_flops <= 0:
         return launch_s, 0.0, memory_s
     match work.kind:
@@ -130,6 +132,14 @@ def _terms(
                 kernel_s += device.convolution_time_s
             product_s = _product_time(work, device, software)
             return launch_s + work.num_kernels * kernel_s, product_s, memory_s
+
+
+def _function_time(work: Work, device: DeviceProfile) -> float:
+    """Return the time of a memory-bound kernel by what it computes, where the device tells [s]."""
+    suffix = ".backward" if work.backward else ""
+    names = (name.removeprefix("aten.") + suffix for name in work.function.split("+"))
+    per_element = sum(device.element_times_s.get(name, 0.0) for name in names)
+    return max(per_element * work.num_elements, work.num_flops / device.vector_flops_per_s)
 
 
 def _peak(work: Work, device: DeviceProfile) -> float:

@@ -38,3 +38,7 @@ class Work:
     """Backward products and convolutions: the gradient of the weight, not of the input."""
     sequential_steps: int = 1
     """Recurrent layers: dependent steps [1]."""
+    function: str = ""
+    """Memory-bound kernels: what they compute, names joined by ``+`` (``aten.add+aten.gelu``)."""
+    num_elements: float = 0.0
+    """Memory-bound kernels: elements they go through [1]."""

@@ -236,7 +236,23 @@ def _work(
         filter_area=operator.filter_area,
         backward=backward,
         sequential_steps=operator.sequential_steps,
+        function=operator.target if kind == "memory" else "",
+        num_elements=_elements(operator, cut) if kind == "memory" else 0.0,
     )
+
+
+def _elements(operator: Operator, cut: Cut) -> float:
+    """Return the elements that a memory-bound kernel goes through: of its largest operand [1]."""
+    entering = (
+        local_elements(operator, read_labels(cut.graph, operand), cut)
+        for operand in operator.inputs
+        if cut.graph.tensors[operand.tensor].kind == "activation"
+    )
+    leaving = (
+        local_elements(operator, flat_labels(cut.graph.tensors[name].dims), cut)
+        for name in operator.outputs
+    )
+    return max((*entering, *leaving), default=0.0)
 
 
 def _backward_products(

@@ -7,6 +7,8 @@ import pytest
 from executor.calibrate import MAX_PROCESSES, calibrate
 from executor.calibration_data import Sample
 from executor.calibration_fit import fit_cluster, work_of
+from executor.calibration_framework import BLOCKS, SMALL_ELEMENTS, SMALL_TENSORS
+from executor.calibration_software import fit_software, software_to_toml
 from executor.errors import RunError
 from hardware_profiles import (
     Cluster,
@@ -30,7 +32,8 @@ KNOWN = DeviceProfile(
     memory_bandwidth_bytes_per_s=20e9, num_compute_units=1, launch_latency_s=2e-6,
     memory_efficiency=0.5, memory_half_bytes=1.0,
     matmul=MatmulEfficiency(sustained_efficiency=0.8, tile_m=16, tile_n=16, half_k=40.0),
-    attention_forward_efficiency=0.4, attention_backward_efficiency=0.3, convolution_gain=0.7,
+    attention_forward_efficiency=0.4, attention_backward_efficiency=0.3, convolution_gain=1.0,
+    convolution_share=0.7,
 )  # fmt: skip
 LINK = LinkProfile(name="l", title="l", kind="loopback", bandwidth_bytes_per_s=2e9,
                    achievable_bandwidth_bytes_per_s=2e9, latency_s=3e-5)  # fmt: skip
@@ -59,7 +62,13 @@ def known_samples(load=0.0):
     samples += [sample("launch", (100,), time_s=100 * 2e-6), sample("vector", (8192,), time_s=4e-6)]
     for kind in ("attention", "attention_backward"):
         samples.append(sample(kind, (1, 4, 256, 64)))
-    samples.append(sample("convolution", (4, 32, 28, 28, 64)))
+    samples.append(sample("convolution", (4, 32, 28, 28, 64, 3)))
+    samples.append(sample("element:gelu", (1000,), time_s=2e-6, load=load))
+    samples.append(sample("optimizer:adam", (4, 1 << 20), time_s=8e-3))
+    samples.append(sample("optimizer:adam", (SMALL_TENSORS, SMALL_ELEMENTS), time_s=1.6e-3))
+    samples.append(sample("calls", (BLOCKS,), time_s=1.2e-3))
+    samples.append(sample("sharded_calls", (BLOCKS,), time_s=5.2e-3))
+    samples.append(sample("sharded_units", (BLOCKS,), time_s=25.2e-3))
     for power in range(10, 25, 2):
         for ranks in (2, 4):
             group = Group(num_ranks=ranks, ranks_per_node=ranks, num_nodes=1)
@@ -79,7 +88,7 @@ def test_fit_finds_a_known_machine_again():
     for kind, shape, precision in (
         ("matmul", (768, 768, 768), "bf16"), ("attention", (1, 4, 256, 64), "fp32"),
         ("attention_backward", (1, 4, 256, 64), "fp32"),
-        ("convolution", (4, 32, 28, 28, 64), "fp32"),
+        ("convolution", (4, 32, 28, 28, 64, 3), "fp32"),
     ):  # fmt: skip
         known = sample(kind, shape, precision)
         found = operator_time(work_of(known), device=device, software=SOFTWARE)
@@ -104,6 +113,32 @@ def test_a_fitted_profile_is_read_back_and_says_what_was_noisy(tmp_path):
     assert "NOISY: 8 of 8" in origin.note
     assert "paraplan calibrate" in origin.source
     assert "NOISY" not in loaded.provenance["intra.latency_s"].note
+
+
+def test_the_stack_is_timed_per_call_and_read_back(tmp_path):
+    samples = known_samples()
+    device = fit_cluster(samples, num_processes=2, command="test").device
+    assert device.element_times_s["gelu"] == pytest.approx(2e-9)
+    assert device.element_times_s["adam"] == pytest.approx(8e-3 / 4 / 2**20)
+    software = fit_software(samples, device=device, command="test")
+    assert software.kernel_overhead_s == pytest.approx(1.2e-3 / 120 - device.launch_latency_s)
+    assert software.sharded_operator_overhead_s == pytest.approx(4e-3 / (48 * 3))
+    assert software.sharded_unit_s == pytest.approx(1e-3)
+    assert software.optimizer_tensor_s == pytest.approx(25e-6)
+    path = tmp_path / "local-software.toml"
+    path.write_text(software_to_toml(software, command="paraplan calibrate"))
+    loaded = load_software(path)
+    for name in ("kernel_overhead_s", "sharded_operator_overhead_s", "optimizer_tensor_s"):
+        assert getattr(loaded, name) == getattr(software, name)
+        assert loaded.provenance[name].kind == "measured"
+    assert loaded.attention == software.attention
+
+
+def test_cpu_time_is_noisy_by_its_spread_alone():
+    busy = replace(sample("copy", (1 << 20,), load=2.0), statistic="cpu")
+    assert not busy.is_noisy
+    assert replace(busy, spread=2.0).is_noisy
+    assert replace(busy, statistic="p10").is_noisy
 
 
 @pytest.mark.distributed

@@ -1,0 +1,120 @@
+"""What the framework takes beside its kernels: calls, sharded tensors, hooks, the update.
+
+Measured on tensors so small that their kernels take next to nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.experimental import implicit_replication
+
+from executor.calibration_kernels import Kernel
+from executor.optimizer import ShardOptimizer
+
+BLOCKS = 8
+OPERATORS_PER_BLOCK = 6
+"""Norm, linear, bias, GELU, linear with its bias and sum, as a graph counts them [1]."""
+KERNELS_PER_BLOCK = 15
+"""Forward 5 kernels, backward 10: two products per linear, a bias sum each, GELU, norm, sum [1]."""
+SMALL_TENSORS, SMALL_ELEMENTS = 64, 64
+LARGE_TENSORS, LARGE_ELEMENTS = 4, 1 << 20
+_WIDTH = 16
+OPTIMIZERS = ("adam", "adamw", "sgd", "momentum")
+
+
+class Block(nn.Module):
+    """A feed-forward block with a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.up = nn.Linear(_WIDTH, _WIDTH)
+        self.down = nn.Linear(_WIDTH, _WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the sum of input and feed-forward layers."""
+        y: torch.Tensor = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        return y
+
+
+def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
+    """Yield what one process measures by its CPU time; all ranks of ``mesh`` take part."""
+    shape = (BLOCKS,)
+    model, entered = _model(), torch.randn(4, _WIDTH)
+    yield Kernel("calls", shape, "fp32", _step_of(model, entered))
+    if mesh is not None:
+        yield Kernel("sharded_calls", shape, "fp32", _sharded_step(mesh))
+    for name in OPTIMIZERS:
+        for count, elements in ((SMALL_TENSORS, SMALL_ELEMENTS), (LARGE_TENSORS, LARGE_ELEMENTS)):
+            yield Kernel(f"optimizer:{name}", (count, elements), "fp32",
+                         _update(name, count, elements))  # fmt: skip
+
+
+def sharded_units(mesh: DeviceMesh) -> Iterator[Kernel]:
+    """Yield a step of fully sharded blocks, whose time is waited for: gathers and reductions."""
+    model = _model()
+    for block in model:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    yield Kernel("sharded_units", (BLOCKS,), "fp32", _step_of(model, torch.randn(4, _WIDTH)))
+
+
+def _model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Block() for _ in range(BLOCKS)))
+
+
+def _step_of(model: nn.Module, entered: torch.Tensor) -> Callable[[], object]:
+    def step() -> None:
+        model(entered).sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return step
+
+
+def _sharded_step(mesh: DeviceMesh) -> Callable[[], object]:
+    """Return a step of blocks whose batch is split: no communication, but DTensor's dispatch."""
+    model = _model()
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            spread = distribute_tensor(parameter.detach(), mesh, [Replicate()])
+            module.register_parameter(name, nn.Parameter(spread))
+    entered = distribute_tensor(torch.randn(4 * mesh.size(), _WIDTH), mesh, [Shard(0)])
+    upstream = DTensor.from_local(torch.ones(4, _WIDTH), mesh, [Shard(0)], run_check=False)
+
+    def step() -> None:
+        with implicit_replication() if mesh.size() > 1 else nullcontext():
+            model(entered).backward(upstream)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    return step
+
+
+def _update(name: str, count: int, elements: int) -> Callable[[], object]:
+    parameters = [nn.Parameter(torch.randn(elements)) for _ in range(count)]
+    gradients = [torch.randn(elements) for _ in range(count)]
+    optimizer = ShardOptimizer(name, parameters, learning_rate=1e-3)
+
+    def update() -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def world_mesh() -> DeviceMesh | None:
+    """Return the mesh of all processes; None for a single one."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    size = dist.get_world_size()
+    return init_device_mesh("cpu", (size,), mesh_dim_names=("all",)) if size > 1 else None

@@ -1,0 +1,99 @@
+"""From samples of the framework to the software profile of this machine, and its file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+from executor.calibration_data import Sample
+from executor.calibration_fit import provenance_of, source_of
+from executor.calibration_framework import (
+    BLOCKS,
+    KERNELS_PER_BLOCK,
+    OPERATORS_PER_BLOCK,
+    SMALL_ELEMENTS,
+)
+from hardware_profiles import SoftwareProfile, load_software
+from hardware_profiles.catalog_index import shipped_path
+from hardware_profiles.device import DeviceProfile
+from hardware_profiles.software_file import QUANTITIES
+from hardware_profiles.units import SI_UNIT
+from planner.item_costs import BACKWARD_OPERATORS
+
+_CALLS_PER_UNIT = 3.0
+"""Collectives of a sharded unit per step: its weights forward and backward, its gradients [1]."""
+
+
+def fit_software(
+    samples: Sequence[Sample], *, device: DeviceProfile, command: str
+) -> SoftwareProfile:
+    """Return the ``local`` stack with the times that were measured here.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        What the processes measured.
+    device : DeviceProfile
+        The fitted device; its launches are part of every call.
+    command : str
+        What was run, for the source note.
+    """
+    source = source_of(command)
+    one = {sample.kind: sample for sample in samples if not sample.kind.startswith("optimizer:")}
+    base = load_software(shipped_path("local", kind="software"))
+    calls = one["calls"]
+    per_kernel = calls.time_s / (BLOCKS * KERNELS_PER_BLOCK)
+    found = {"kernel_overhead_s": max(0.0, per_kernel - device.launch_latency_s)}
+    notes = {
+        "kernel_overhead_s": provenance_of([calls], source, "a step of tiny blocks, per kernel"),
+    }
+    if "sharded_calls" in one:
+        extra = one["sharded_calls"].time_s - calls.time_s
+        operators = BLOCKS * OPERATORS_PER_BLOCK * (1.0 + BACKWARD_OPERATORS)
+        found["sharded_operator_overhead_s"] = max(0.0, extra / operators)
+        notes["sharded_operator_overhead_s"] = provenance_of(
+            [one["sharded_calls"]], source, "the same with DTensors split by samples"
+        )
+    if "sharded_units" in one:
+        extra = one["sharded_units"].time_s - calls.time_s
+        found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT))
+        notes["sharded_unit_s"] = provenance_of(
+            [one["sharded_units"]], source, "the same under fully_shard, per gather or reduction"
+        )
+    if "scratch" in one:
+        found["fixed_memory_bytes"] = float(one["scratch"].shape[0])
+        notes["fixed_memory_bytes"] = provenance_of(
+            [one["scratch"]], source, "what libraries allocate on first use; the process itself "
+            "is no part of a run's peak"
+        )  # fmt: skip
+    updates = [s for s in samples if s.kind == "optimizer:adam" and s.shape[1] == SMALL_ELEMENTS]
+    for update in updates:
+        found["optimizer_tensor_s"] = update.time_s / update.shape[0]
+        notes["optimizer_tensor_s"] = provenance_of([update], source, "Adam on small tensors")
+    return replace(base, **found, provenance={**base.provenance, **notes})  # type: ignore[arg-type]
+
+
+_SOURCES = "[sources."
+
+
+def software_to_toml(profile: SoftwareProfile, *, command: str) -> str:
+    """Return the shipped file of the stack with the measured quantities in place of the assumed.
+
+    :func:`hardware_profiles.load_software` reads it back as ``profile``.
+    """
+    text = shipped_path("local", kind="software").read_text(encoding="utf-8")
+    head, _, sources = text.partition(_SOURCES)
+    lines = head.rstrip().splitlines()
+    for key, (name, dimension, _) in QUANTITIES.items():
+        origin = profile.provenance.get(name)
+        if origin is None or origin.kind != "measured":
+            continue
+        value = getattr(profile, name)
+        line = (
+            f'{key} = {{ value = {value!r}, unit = "{SI_UNIT[dimension]}", source = "calibrate", '
+            f'kind = "measured", note = {json.dumps(origin.note)} }}'
+        )
+        lines = [old for old in lines if not old.startswith(f"{key} =")] + [line]
+    source = source_of(command).partition(" (retrieved")[0]
+    own = f"[sources.calibrate]\ntitle = {json.dumps(source)}\nretrieved = {date.today()}\n"
+    return "\n".join(lines) + f"\n\n{_SOURCES}{sources.rstrip()}\n\n{own}"

@@ -1,0 +1,129 @@
+"""One rank of a case of the comparison matrix: steps until enough of them were undisturbed."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from os import environ
+from pathlib import Path
+
+import torch.distributed as dist
+
+from executor import memory
+from executor.foreign_load import foreign_cores, mark_load
+from executor.run_queue import helpers_cpu_s, waited_s
+from executor.settings import SETTINGS_FILE, RunSettings, load_settings
+from executor.spans import breakdown_of, spans_of
+from executor.training import Trainer
+from executor.worker import join, make_trainer
+from planner.models.resolve import resolve_model
+from planner.plan import load_plan
+
+MEASURED_FILE = "measured.json"
+_WARM_UP = 2
+_INSTRUMENTED = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredStep:
+    """One step; times of ranks by rank."""
+
+    wall_s: tuple[float, ...]
+    waited_s: tuple[float, ...]
+    """Time that each rank's main thread stood in the run queue [s]."""
+    helpers_s: tuple[float, ...]
+    """CPU time of each rank's other threads [s]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredCase:
+    """What the ranks of a case measured."""
+
+    steps: tuple[MeasuredStep, ...]
+    peak_bytes: tuple[float, ...]
+    parts_s: tuple[dict[str, float], ...]
+    """Breakdown of the fastest instrumented step, per rank [s]."""
+    foreign_load_cores: float
+
+
+def run_matrix_rank(run_dir: Path) -> None:
+    """Measure one case; rank 0 writes what all ranks found."""
+    settings = load_settings(run_dir / SETTINGS_FILE)
+    plan = load_plan(settings.plan_path)
+    source = resolve_model(settings.model)
+    device = join(settings, run_dir=run_dir)
+    try:
+        trainer, base_bytes = make_trainer(plan, settings, source=source, device=device)
+        memory.reset_peak(device)
+        before = mark_load()
+        own = [_timed(trainer, settings, number) for number in range(_WARM_UP + settings.steps)]
+        after = mark_load()
+        peak = max(0.0, memory.peak_bytes(device) - base_bytes)
+        parts = min(
+            (_instrumented(trainer, settings) for _ in range(_INSTRUMENTED)),
+            key=lambda found: sum(found.values()),
+        )
+        mine = (own[_WARM_UP:], peak, parts, after.own_s - before.own_s)
+        everyone: list[tuple[list[tuple[float, ...]], float, dict[str, float], float] | None]
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine)
+    finally:
+        dist.destroy_process_group()
+    if int(environ["RANK"]) != 0:
+        return
+    told = [entry for entry in everyone if entry is not None]
+    steps = tuple(
+        MeasuredStep(wall_s=wall, waited_s=waited, helpers_s=helpers)
+        for wall, waited, helpers in (
+            tuple(zip(*step, strict=True)) for step in zip(*(t[0] for t in told), strict=True)
+        )
+    )
+    load = foreign_cores(before, after, own_s=sum(entry[3] for entry in told))
+    found = MeasuredCase(steps=steps, peak_bytes=tuple(t[1] for t in told),
+                         parts_s=tuple(t[2] for t in told), foreign_load_cores=load)  # fmt: skip
+    (run_dir / MEASURED_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def _timed(trainer: Trainer, settings: RunSettings, number: int) -> tuple[float, ...]:
+    """Run a step; return its time, the time in the run queue and that of other threads [s]."""
+    shape = settings.shape
+    batch = trainer.source.make_batch(
+        shape.global_batch_size, shape.sequence_length, settings.seed + number
+    )
+    dist.barrier()
+    waited, helpers, start = waited_s(), helpers_cpu_s(), time.perf_counter()
+    trainer.forward_backward(batch)
+    trainer.update()
+    wall = time.perf_counter() - start
+    return wall, waited_s() - waited, helpers_cpu_s() - helpers
+
+
+def _instrumented(trainer: Trainer, settings: RunSettings) -> dict[str, float]:
+    """Run a step that is recorded; return its parts on this rank [s]."""
+    shape, recorder = settings.shape, trainer.recorder
+    batch = trainer.source.make_batch(shape.global_batch_size, shape.sequence_length, settings.seed)
+    recorder.regions.clear()
+    recorder.collectives.clear()
+    recorder.memory.clear()
+    dist.barrier()
+    start = time.monotonic()
+    with recorder.observed():
+        trainer.forward_backward(batch)
+        trainer.update()
+    own_end = time.monotonic()
+    dist.barrier()
+    spans = spans_of(recorder, rank=dist.get_rank(), start_s=start)
+    parts = breakdown_of(recorder, spans, step_s=time.monotonic() - start)
+    parts["idle"] = max(parts["idle"], time.monotonic() - own_end)
+    return parts
+
+
+def measured_from_json(text: str) -> MeasuredCase:
+    """Read what :func:`run_matrix_rank` wrote."""
+    data = json.loads(text)
+    steps = tuple(
+        MeasuredStep(**{key: tuple(value) for key, value in step.items()}) for step in data["steps"]
+    )
+    return MeasuredCase(
+        steps=steps, peak_bytes=tuple(data["peak_bytes"]), parts_s=tuple(data["parts_s"]),
+        foreign_load_cores=data["foreign_load_cores"],
+    )  # fmt: skip
