@@ -83,11 +83,10 @@ def prepare_microbatch(module: nn.Module, *, sharding: Sharding, is_last: bool) 
     """
     if not isinstance(module, FSDPModule):
         return
-    module.set_requires_all_reduce(is_last)
-    if sharding == "parameters":
-        return
-    module.set_reshard_after_backward(is_last)
-    module.set_requires_gradient_sync(is_last or sharding == "gradients")
+    if sharding != "parameters":
+        module.set_reshard_after_backward(is_last)
+        module.set_requires_gradient_sync(is_last or sharding == "gradients")
+    module.set_requires_all_reduce(is_last)  # the call above sets this, too
 
 
 def sharding_blocks(candidates: Iterable[nn.Module], *, tied: frozenset[int]) -> list[nn.Module]:
