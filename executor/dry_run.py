@@ -26,6 +26,7 @@ _AT_ONCE = 4
 """Ranks that are played at the same time [1]."""
 _FEWEST_MICROBATCHES = 2
 _PLAN_FILE = "plan.json"
+_NOTES = ("dropout is off and everything is fp32, as in a checked run",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +150,8 @@ def dry_run(
         issued = play(probes, run_dir, tell)
     return DryRun(
         strategy=plan.strategy, model=tiny.source.source, num_processes=shape.num_processes,
-        num_microbatches=shape.num_microbatches, notes=tiny.notes,
+        num_microbatches=shape.num_microbatches,
+        notes=(*tiny.notes, *shape.notes, *_NOTES),
         ranks=tuple(_compared(step, found) for found in issued),
     )  # fmt: skip
 
@@ -191,7 +193,7 @@ def _settings(
         stage_paths=tuple(
             stage.module_paths[0] if stage.module_paths else "" for stage in plan.stages
         ),
-        steps=1, learning_rate=1e-3, seed=0, check=False, timeout_s=timeout_s,
+        steps=1, learning_rate=1e-3, seed=0, check=True, timeout_s=timeout_s,
         threads_per_process=1, result_path="", local=True,
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ def _stage_modules(schedule: object) -> list[nn.Module | None]:
 def _padding_bytes(parameters: Iterable[object], ranks: RankMesh) -> float:
     """Return gathered minus whole bytes of the parameters of one unit [B]."""
     total = 0.0
-    size = ranks.shape.size("dp")
+    size = ranks.shape.size("dp") // ranks.shape.replicas
     for parameter in parameters:
         padded = parameter.padded_sharded_param_size.numel() * size  # type: ignore[attr-defined]
         whole = parameter._orig_size.numel()  # type: ignore[attr-defined]

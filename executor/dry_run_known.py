@@ -153,6 +153,9 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
         times["all_gather"] = count * (2 if pp == 1 and rank.is_training else 1)
     if pp == 1 and rank.is_training and sharding != "optimizer":
         times["reduce_scatter"] = count
+    shards = step.mesh.data_shard_group().num_ranks
+    if step.mesh.replicas > 1 and rank.is_training:
+        times["all_reduce"] = 1
     for kind, often in times.items():
         listed = rank.simulated.get(("dp", kind), Count(count=0, num_bytes=0.0))
         yield _difference(
@@ -160,7 +163,8 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
             f"FSDP sends its {facts.units} units one by one; the model fills buckets",
         )  # fmt: skip
         yield _difference(
-            ("dp", kind), 0.0, facts.padding_bytes * often,
+            ("dp", kind), 0.0,
+            facts.padding_bytes * often / (shards if kind == "all_reduce" else 1),
             "FSDP pads first dimensions that the data ranks do not divide",
         )  # fmt: skip
         if kind == "all_gather" and sharding == "parameters" and pp > 1 and rank.is_training:

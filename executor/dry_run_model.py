@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +20,10 @@ _HEAD_SIZE = 2
 _FFN_MULTIPLE = 4
 _VOCABULARY = 64
 _SHORT_SEQUENCE = 8
+_DIVISOR = 16
+"""Of the widths of models that are no transformers, whose depth then stays [1]."""
+_KEPT_MULTIPLE = 4
+"""Widths of those stay multiples of this [1]."""
 _SHORT_IMAGE_PATCHES = 4
 _MAX_PARAMETERS = 200_000_000
 """Largest model that a dry run builds whole, on the CPU, once per probed rank [1]."""
@@ -88,15 +93,21 @@ def _short(sequence_length: int, tensor_size: int) -> int:
 def _narrowed(size: Size, *, sequence_length: int, tensor_size: int) -> Size:
     """Return the size with the same modules and heads, and narrow widths."""
     if not isinstance(size, TransformerSize):
-        return size
+        divides = _KEPT_MULTIPLE % tensor_size == 0
+        return replace(size.shrunk(_DIVISOR), **_dropout(size)) if divides else size
     hidden = size.num_heads * _HEAD_SIZE
-    narrow = replace(size, hidden_size=hidden, dropout=0.0)
+    narrow = replace(size, hidden_size=hidden)
     vocabulary = math.lcm(_VOCABULARY, tensor_size)
     if isinstance(narrow, LlamaSize):
         return replace(narrow, ffn_size=_FFN_MULTIPLE * hidden, vocab_size=vocabulary)
     if isinstance(narrow, GptSize | BertSize):
         return replace(narrow, vocab_size=vocabulary, max_positions=sequence_length)
     return replace(narrow, image_size=_SHORT_IMAGE_PATCHES * narrow.patch_size)
+
+
+def _dropout(size: Size) -> dict[str, Any]:
+    """Return the dropout as it was: the plan has an operator of it."""
+    return {"dropout": size.dropout} if hasattr(size, "dropout") else {}
 
 
 def _text(value: object) -> str:
