@@ -33,6 +33,8 @@ class JobSettings:
     """Of products; weights, gradients and optimizer are fp32."""
     log_path: str = ""
     """JSON Lines, one per step; "" for none."""
+    log_every: int = 10
+    """Steps between printed lines [1]."""
     attempt: int = 0
     """How often the job was restarted [1]."""
 
@@ -49,6 +51,7 @@ def check_job(job: JobSettings, *, steps: int, max_restarts: int) -> None:
     if job.dataset:
         dataset_file(job.dataset)
     for flag, found, least in (("--save-every", job.save_every, 0), ("--keep", job.keep, 1),
+                               ("--log-every", job.log_every, 1),
                                ("--max-restarts", max_restarts, 0)):  # fmt: skip
         if found < least:
             raise RunError(f"{flag} is {found}; expected at least {least}")

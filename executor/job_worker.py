@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -164,7 +165,7 @@ def _steps(work: Work, *, first: int) -> list[StepRecord]:
             records.append(record)
             if job.log_path:
                 append_record(job.log_path, record)
-        _say(work, _shown(record, steps), record.step)
+        _say(work, _shown(record, steps), record.step, is_step=True)
         is_due = job.save_every and record.step % job.save_every == 0
         if work.state is not None and (is_due or record.step == steps):
             _save(work, record.step)
@@ -220,8 +221,9 @@ def _dropout_seed(work: Work, step: int) -> int:
 def _shared(numbers: list[float], *, device: torch.device, has_loss: bool) -> list[list[float]]:
     """Give all ranks the numbers of all, in one collective."""
     own = torch.tensor([*numbers, float(has_loss)], dtype=torch.float64, device=device)
-    every = torch.empty(dist.get_world_size(), own.numel(), dtype=torch.float64, device=device)
-    dist.all_gather_into_tensor(every, own.unsqueeze(0))
+    every = torch.zeros(dist.get_world_size(), own.numel(), dtype=torch.float64, device=device)
+    every[dist.get_rank()] = own
+    dist.all_reduce(every)  # a gather: all but one rank add zeros to a row
     found: list[list[float]] = every.tolist()
     return found
 
@@ -270,7 +272,11 @@ def _shown(record: StepRecord, steps: int) -> str:
     )
 
 
-def _say(work: Work, what: str, done: int) -> None:
-    """Tell the launcher, which reads lines of JSON from our standard output."""
-    if work.settings.local and dist.get_rank() == 0:
+def _say(work: Work, what: str, done: int, *, is_step: bool = False) -> None:
+    """Tell the launcher, which reads lines of JSON from our standard output; else the person."""
+    if dist.get_rank() != 0:
+        return
+    if work.settings.local:
         print(json.dumps([what, done, work.settings.steps]), flush=True)  # noqa: T201
+    elif not is_step or done % work.job.log_every == 0:
+        print(what, file=sys.stderr, flush=True)  # noqa: T201

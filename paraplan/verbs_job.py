@@ -37,10 +37,7 @@ def job_verb(
     plan = load_plan(plan_file)
     target = out or plan_file.with_name("job.json")
     job = _settings(plan.workload.precision, given, log=plan_file.with_name("job.jsonl"))
-    every = _or(given["log_every"], _LOG_EVERY)
-    if every < 1:
-        raise StrategyError(f"--log-every is {every}; expected at least 1")
-    with _told(every, quiet=as_json) as progress:
+    with _told(job.log_every, quiet=as_json) as progress:
         result = run_job(
             plan, job, steps=steps, max_restarts=_or(given["max_restarts"], 0),
             scale_down=scale_down, num_processes=processes, timeout_s=timeout_s,
@@ -74,6 +71,7 @@ def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> An
         clip_norm=given["clip_norm"],
         precision=job_precision(planned_precision, given["precision"]),
         log_path=_absolute(given["log"] or log),
+        log_every=_or(given["log_every"], _LOG_EVERY),
     )
 
 
@@ -97,7 +95,7 @@ def _told(every: int, *, quiet: bool) -> Iterator[Callable[[str, int, int], None
 
     def tell(what: str, done: int, total: int) -> None:
         is_step = what.startswith(f"step {done}/")
-        if not is_step or done % every == 0 or done in (1, total):
+        if not is_step or done % every == 0:
             print_text(what, to_stderr=True)
 
     yield tell

@@ -1,13 +1,16 @@
 """Drills: a rank is killed, the disk fills, a checkpoint is damaged; nothing saved is lost."""
 
 import fcntl
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from jobs import TIMEOUT_S, counting, saved, steps_logged, train
+from jobs import STRATEGIES, TIMEOUT_S, counting, saved, steps_logged, train
 from plans import plan_of
 
 from executor.checkpoint_files import first_damage, folder_of, read_manifest
@@ -15,6 +18,7 @@ from executor.errors import RunError
 from executor.job import run_job
 from executor.job_settings import JobSettings, job_precision
 from executor.learning_rate import LearningRate
+from planner.plan import plan_to_json
 
 AFTER_STEP_2 = "(HERE / 'saved' / 'step-00000002').exists()"
 ON_RANK_1 = "os.environ['RANK'] == '1'"
@@ -94,6 +98,24 @@ def test_a_killed_rank_is_made_good_by_a_restart(good, tmp_path, no_orphan, faul
     assert any("restart 1 of 1" in what for what in told)
     assert saved(tmp_path) == ["step-00000002", "step-00000004"]
     assert (tmp_path / "hit").exists()
+
+
+@pytest.mark.distributed
+def test_torchrun_starts_a_killed_rank_again(tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(plan_to_json(plan_of(STRATEGIES["fsdp"])))
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "--max-restarts", "1", "-m", "paraplan", "run", str(plan), "--steps", "4",
+         "--save-every", "2", "--checkpoint-dir", str(tmp_path / "saved"), "--timeout", "40",
+         "--dataset", counting(tmp_path, fault=KILL)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=120, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert "going on after step 2" in ended.stderr
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
+    assert saved(tmp_path) == ["step-00000002", "step-00000004"]
+    assert json.loads((tmp_path / "job.json").read_text())["resumed_from_step"] == 2
 
 
 @pytest.mark.distributed
