@@ -30,9 +30,12 @@ _READING = """\
 - *Error* is predicted over published, minus 1: negative is optimistic. *Mean error* is the mean of
   its absolute value, *bias* of its signed value.
 - Step times are those of `paraplan simulate`: costs by the closed form, replayed on the engine.
-- **Nothing here was tuned to these rows.** Profiles of devices, links and software are fitted on
+- **No number was fitted to these rows.** Profiles of devices, links and software are fitted on
   measured kernels, on measured collectives and on the cases of role `calibrate`, which stand apart
-  and count in no other table.
+  and count in no other table. The rows were in sight while the model was built: some structural
+  terms (what a stack fuses, gathers, overlaps) were added after they showed where to look, and
+  where a source names its stack loosely the profile was chosen knowing the residuals; the case
+  files say what is recalled and not stated.
 - *Measured*: published step times and peaks. *Derived*: step times by arithmetic from a published
   throughput or rate; the case file says how. *Assumed*: what a source does not state. A case with
   an assumed input stands apart; where that is a key of the strategy, the planner's best is taken.
