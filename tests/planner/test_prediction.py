@@ -1,5 +1,6 @@
 """Headline numbers and their range, against hand arithmetic."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 
 from hardware_profiles.provenance import Provenance
 from paraplan.planning import rank_strategy
+from planner import interval
 from planner.prediction import fitted_breakdown, prediction
 from planner.step_time import BREAKDOWN_TERMS
 from planner.term_sources import TRUST, worst_kind
+from planner.validation.residual_file import shipped_table
 from tests.planner.problems import problem_of
 
 
@@ -93,7 +96,12 @@ def test_the_range_holds_the_prediction() -> None:
         assert found["step_time_interval_basis"]
 
 
-def test_without_published_steps_the_range_is_a_factor_of_two_and_says_so() -> None:
+def test_without_published_steps_the_range_is_a_factor_of_two_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = shipped_table()
+    gpus = tuple(one for one in known.residuals if one.setting.device_kind == "gpu")
+    monkeypatch.setattr(interval, "shipped_table", lambda: replace(known, residuals=gpus))
     found = predicted("dp=1", model="mlp", cluster="alveo-u250", global_batch=8)
     low, high = found["step_time_interval_s"]
     assert (low, high) == pytest.approx((found["step_time_s"] / 2, found["step_time_s"] * 2))
