@@ -223,15 +223,30 @@ def calibrate(
 
 @app.command()
 def compare(
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json")],
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json")],
+    plan_file: Annotated[Path | None, typer.Argument(metavar="PLAN.json")] = None,
+    run_file: Annotated[Path | None, typer.Argument(metavar="RUN.json")] = None,
     *,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Small models x strategies, measured here and now.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Matrix: models with this in their name.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Matrix: timed steps per case.")] = 24,
+    write_docs: Annotated[
+        bool, typer.Option("--write-docs", help="Matrix: write docs/measured-here.md.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Print predicted beside measured."""
-    from paraplan.verbs_run import compare_verb
+    """Print predicted beside measured, for a run or for a matrix of small models."""
+    from paraplan.verbs_run import compare_verb, matrix_verb
 
-    compare_verb(plan_file, run_file, as_json=json)
+    if matrix:
+        matrix_verb(write_docs=write_docs, steps=steps, only=only, as_json=json)
+    elif plan_file is None or run_file is None:
+        raise typer.BadParameter("expected PLAN.json and RUN.json, or --matrix")
+    else:
+        compare_verb(plan_file, run_file, as_json=json)
 
 
 @app.command()

@@ -96,3 +96,50 @@ def compare_verb(plan_file: Path, run_file: Path, *, as_json: bool) -> None:
         print_json({"rows": [dict(row) for row in rows]})
     else:
         print_text(comparison_table(rows))
+
+
+def matrix_verb(*, write_docs: bool, steps: int, only: str | None, as_json: bool) -> None:
+    """Measure small models under many strategies here; print predicted beside measured."""
+    from dataclasses import asdict
+
+    from executor.matrix import residuals_of, run_matrix, summarize
+    from executor.matrix_cases import MatrixCase, matrix_cases
+    from executor.matrix_table import matrix_document, matrix_text
+    from hardware_profiles import load_cluster
+    from paraplan.planning import Options, simulate
+    from planner.machine_residuals import profile_of, save_residuals
+    from planner.plan import Plan
+    from planner.whole_file import write_whole
+
+    def plan_of(case: MatrixCase) -> Plan:
+        return simulate(
+            Options(model=case.model, cluster="local", global_batch=case.global_batch_size,
+                    seq_len=case.sequence_length, strategy=case.strategy)
+        )[0]  # fmt: skip
+
+    profile = profile_of(load_cluster("local").provenance)
+    cases = [case for case in matrix_cases() if only is None or only in case.model]
+    if not cases or steps < 1:
+        raise StrategyError(
+            f"--only {only!r}, --steps {steps}: expected a part of a model's name of the matrix "
+            "and at least 1 step"
+        )
+    with progress_bar(quiet=as_json) as progress:
+        result = run_matrix(cases, plan_of=plan_of, steps=steps, progress=progress)
+    if result.rows and only is None:
+        save_residuals(residuals_of(result.rows, profile=profile))
+    if write_docs:
+        command = "paraplan compare --matrix --write-docs"
+        text = matrix_document(result, command=command, profile=profile)
+        write_whole(MEASURED_DOCUMENT, text, error=StrategyError, makes_folders=True)
+    if as_json:
+        summary = asdict(summarize(result.rows)) if result.rows else None
+        print_json({
+            "summary": summary, "rows": [asdict(row) for row in result.rows],
+            "refused": [{**asdict(case), "reason": why} for case, why in result.refused],
+        })  # fmt: skip
+    else:
+        print_text(matrix_text(result))
+
+
+MEASURED_DOCUMENT = Path("docs/measured-here.md")

@@ -9,6 +9,7 @@ kind of device is known it is wide, and says so.
 import math
 from dataclasses import dataclass
 
+from planner.machine_residuals import load_residuals, profile_of, residual_range
 from planner.problem import Problem
 from planner.validation.residual_file import shipped_table
 from planner.validation.residuals import spread_of
@@ -41,6 +42,9 @@ def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float
     step_time_s : float
         The prediction [s].
     """
+    own = _measured_here(problem, step_time_s=step_time_s)
+    if own is not None:
+        return own
     setting = setting_of(problem, num_devices=num_devices)
     table = shipped_table()
     spread = spread_of(table.residuals, setting)
@@ -55,4 +59,20 @@ def step_time_interval(problem: Problem, *, num_devices: int, step_time_s: float
         low_s=step_time_s * math.exp(spread.low * table.widening),
         high_s=step_time_s * math.exp(spread.high * table.widening),
         basis=spread.basis,
+    )
+
+
+def _measured_here(problem: Problem, *, step_time_s: float) -> Interval | None:
+    """Return the range from steps measured on this machine, where there are enough of them."""
+    profile = profile_of(problem.cluster.provenance)
+    if problem.cluster.device.kind != "cpu" or not profile.startswith("paraplan calibrate"):
+        return None
+    residuals = load_residuals(profile=profile)
+    edges = residual_range(residuals)
+    if edges is None:
+        return None
+    return Interval(
+        low_s=step_time_s * math.exp(min(0.0, edges[0])),
+        high_s=step_time_s * math.exp(max(0.0, edges[1])),
+        basis=f"{len(residuals)} steps measured on this machine ({residuals[0].date})",
     )

@@ -1,0 +1,202 @@
+"""Predicted beside measured for a matrix of models and strategies on this machine."""
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import combinations
+from pathlib import Path
+
+from executor.launch import Progress, launch
+from executor.matrix_cases import MatrixCase
+from executor.matrix_worker import MEASURED_FILE, MeasuredCase, MeasuredStep, measured_from_json
+from executor.run import settings_of_run
+from executor.settings import SETTINGS_FILE, settings_to_json
+from hardware_profiles.errors import ParaplanError
+from planner.machine_residuals import MachineResidual
+from planner.plan import Plan
+
+PlanMaker = Callable[[MatrixCase], Plan]
+STEPS = 24
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixRow:
+    """One case, predicted and measured."""
+
+    case: MatrixCase
+    predicted_s: float
+    measured_s: float
+    """The undisturbed step, see :func:`undisturbed_s` [s]."""
+    wall_s: float
+    """Median step as the clock had it [s]."""
+    predicted_bytes: float
+    measured_bytes: float
+    predicted_parts_s: dict[str, float]
+    measured_parts_s: dict[str, float]
+    """Parts of one recorded step by the clock, mean over ranks [s]."""
+    foreign_load_cores: float
+
+    @property
+    def log_ratio(self) -> float:
+        """Logarithm of measured over predicted step time [1]."""
+        return math.log(self.measured_s / self.predicted_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixResult:
+    """All rows, and the cases that could not run with their reasons."""
+
+    rows: tuple[MatrixRow, ...]
+    refused: tuple[tuple[MatrixCase, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixSummary:
+    """How good the predictions of a matrix were."""
+
+    median_error: float
+    """Median of the absolute relative errors of step times [1]."""
+    bias: float
+    """Median of predicted over measured step time, less 1 [1]."""
+    taus: dict[str, float]
+    """Model -> Kendall's tau between predicted and measured order of its strategies [1]."""
+    median_tau: float
+    median_memory_error: float
+    lowest_memory_error: float
+    """Most that a peak was predicted too low [1]."""
+    foreign_load_cores: float
+    """Median over the cases [1]."""
+
+
+def run_matrix(
+    cases: Sequence[MatrixCase],
+    *,
+    plan_of: PlanMaker,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+) -> MatrixResult:
+    """Plan and measure every case; what cannot be planned or run is told, not dropped.
+
+    Parameters
+    ----------
+    cases : sequence of MatrixCase
+        What to compare.
+    plan_of : callable
+        Makes the plan of a case.
+    steps : int
+        Timed steps per case [1].
+    progress : callable, optional
+        Told ``(what, done, total)`` before each case.
+    """
+    rows: list[MatrixRow] = []
+    refused: list[tuple[MatrixCase, str]] = []
+    for number, case in enumerate(cases):
+        if progress is not None:
+            progress(f"{case.model} {case.strategy}", number, len(cases))
+        try:
+            plan = plan_of(case)
+            rows.append(row_of(case, plan=plan, measured=measure_case(plan, steps=steps)))
+        except ParaplanError as error:
+            refused.append((case, str(error)))
+    if progress is not None:
+        progress("done", len(cases), len(cases))
+    return MatrixResult(rows=tuple(rows), refused=tuple(refused))
+
+
+def measure_case(plan: Plan, *, steps: int) -> MeasuredCase:
+    """Run the processes of one plan and return what they measured."""
+    with tempfile.TemporaryDirectory(prefix="paraplan-matrix-") as folder:
+        run_dir = Path(folder)
+        settings = settings_of_run(
+            plan, run_dir=run_dir, world=None, scale_down=1, steps=steps, num_processes=None,
+            timeout_s=TIMEOUT_S, learning_rate=1e-3, seed=0, check=False,
+        )  # fmt: skip
+        (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
+        launch(
+            "executor.matrix_worker:run_matrix_rank", run_dir,
+            num_processes=settings.shape.num_processes, threads_per_process=1,
+            progress=lambda what, done, total: None,
+        )  # fmt: skip
+        return measured_from_json((run_dir / MEASURED_FILE).read_text(encoding="utf-8"))
+
+
+def undisturbed_s(steps: Sequence[MeasuredStep]) -> float:
+    """Return a step's time without what other programs took [s].
+
+    The slowest rank's time less the longest that a rank's main thread stood in the run queue, the
+    least over all steps. A rank that waits for a delayed peer is not counted out, so on a busy
+    machine this is still an upper bound wherever ranks meet often.
+
+    Examples
+    --------
+    >>> one = MeasuredStep(wall_s=(1.0, 1.1), waited_s=(0.1, 0.4), helpers_s=(0.0, 0.0))
+    >>> round(undisturbed_s([one]), 3)
+    0.7
+    """
+    return min(max(step.wall_s) - max(step.waited_s) for step in steps)
+
+
+def row_of(case: MatrixCase, *, plan: Plan, measured: MeasuredCase) -> MatrixRow:
+    """Set a plan's prediction beside what was measured."""
+    keys = sorted({key for parts in measured.parts_s for key in parts})
+    return MatrixRow(
+        case=case,
+        predicted_s=float(plan.prediction["step_time_s"]),
+        measured_s=undisturbed_s(measured.steps),
+        wall_s=statistics.median(max(step.wall_s) for step in measured.steps),
+        predicted_bytes=float(plan.prediction["peak_memory_bytes"]),
+        measured_bytes=max(measured.peak_bytes),
+        predicted_parts_s=dict(plan.prediction.get("breakdown_s") or {}),
+        measured_parts_s={
+            key: statistics.fmean(parts.get(key, 0.0) for parts in measured.parts_s) for key in keys
+        },
+        foreign_load_cores=measured.foreign_load_cores,
+    )
+
+
+def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
+    """Return errors of step time and memory, and how well strategies are ranked."""
+    ratios = [row.predicted_s / row.measured_s for row in rows]
+    memory = [row.predicted_bytes / row.measured_bytes - 1.0 for row in rows]
+    taus = {}
+    for model in dict.fromkeys(row.case.model for row in rows):
+        own = [row for row in rows if row.case.model == model]
+        if len(own) > 1:
+            taus[model] = kendall_tau([(row.predicted_s, row.measured_s) for row in own])
+    return MatrixSummary(
+        median_error=statistics.median(abs(ratio - 1.0) for ratio in ratios),
+        bias=statistics.median(ratios) - 1.0,
+        taus=taus,
+        median_tau=statistics.median(taus.values()) if taus else 1.0,
+        median_memory_error=statistics.median(abs(error) for error in memory),
+        lowest_memory_error=min(memory),
+        foreign_load_cores=statistics.median(row.foreign_load_cores for row in rows),
+    )
+
+
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return the share of pairs in the same order less that in the other [1].
+
+    Examples
+    --------
+    >>> kendall_tau([(1, 10), (2, 20), (3, 15)])
+    0.3333333333333333
+    """
+    signs = [
+        math.copysign(1.0, (a - c) * (b - d)) if (a - c) * (b - d) else 0.0
+        for (a, b), (c, d) in combinations(pairs, 2)
+    ]
+    return statistics.fmean(signs)
+
+
+def residuals_of(rows: Sequence[MatrixRow], *, profile: str) -> tuple[MachineResidual, ...]:
+    """Return what later predictions for this machine are told with."""
+    return tuple(
+        MachineResidual(model=row.case.model, strategy=row.case.strategy, log_ratio=row.log_ratio,
+                        date=str(date.today()), profile=profile)
+        for row in rows
+    )  # fmt: skip
