@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from executor import memory
 from executor.checkpoint import (
@@ -52,12 +53,17 @@ class Work:
     trainer: Trainer
     optimizer: ShardOptimizer
     reader: BatchReader
-    state: State | None
-    """What is saved; None without checkpoints, so that no state is made before its time."""
+    parameters: dict[str, nn.Parameter]
+    """As the optimizer got them."""
     stages_holding: dict[str, int]
     base_bytes: float
     """Memory held before the model was built [B]."""
     strategy: str
+
+    def state(self) -> State:
+        """Return what is saved, as it is now."""
+        buffers = persistent_buffers(dict(self.trainer.assembly.owned))
+        return training_state(self.parameters, buffers=buffers, optimizer=self.optimizer)
 
     @property
     def identity(self) -> JobIdentity:
@@ -121,10 +127,6 @@ def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -
     if assembly.schedule is not None:
         keep_buffers_in_trial(assembly.schedule)
     trainer = replace(trainer, assembly=assembly)
-    state = None
-    if job.checkpoint_dir:
-        buffers = persistent_buffers(dict(assembly.owned))
-        state = training_state(parameters, buffers=buffers, optimizer=optimizer)
     shape, ranks = settings.shape, trainer.ranks
     reader = make_reader(
         job.dataset, source=source, global_batch_size=shape.global_batch_size,
@@ -134,16 +136,22 @@ def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -
     memory.reset_peak(device)
     return Work(
         settings=settings, job=job, trainer=trainer, optimizer=optimizer, reader=reader,
-        state=state, stages_holding=holding, base_bytes=base_bytes, strategy=plan.strategy,
+        parameters=parameters, stages_holding=holding, base_bytes=base_bytes,
+        strategy=plan.strategy,
     )  # fmt: skip
 
 
 def _go_on(work: Work) -> Restored:
     """Read the newest whole checkpoint where one is wanted, and begin the log."""
     job, restored = work.job, Restored(step=0)
-    if work.state is not None and job.start != "new":
+    if job.checkpoint_dir and job.start != "new":
         directory = Path(job.checkpoint_dir)
-        restored = restore_checkpoint(work.state, directory=directory, identity=work.identity)
+        restored = restore_checkpoint(work.state(), directory=directory, identity=work.identity)
+        if restored.step > work.settings.steps:
+            raise RunError(
+                f"--steps is {work.settings.steps}, but {directory} has done {restored.step}; "
+                "ask for more, they count from the job's beginning"
+            )
         put_damaged_aside(directory, newer_than=restored.step)
     if job.log_path and dist.get_rank() == 0:
         begin_log(job.log_path, is_new=restored.step == 0 and job.attempt == 0)
@@ -167,7 +175,7 @@ def _steps(work: Work, *, first: int) -> list[StepRecord]:
                 append_record(job.log_path, record)
         _say(work, _shown(record, steps), record.step, is_step=True)
         is_due = job.save_every and record.step % job.save_every == 0
-        if work.state is not None and (is_due or record.step == steps):
+        if job.checkpoint_dir and (is_due or record.step == steps):
             _save(work, record.step)
     return records
 
@@ -229,11 +237,9 @@ def _shared(numbers: list[float], *, device: torch.device, has_loss: bool) -> li
 
 
 def _save(work: Work, step: int) -> None:
-    if work.state is None:
-        return
     began = time.perf_counter()
     save_checkpoint(
-        work.state, directory=Path(work.job.checkpoint_dir), step=step, identity=work.identity,
+        work.state(), directory=Path(work.job.checkpoint_dir), step=step, identity=work.identity,
         strategy=work.strategy, keep=work.job.keep,
     )  # fmt: skip
     _say(work, f"saved step {step} in {time.perf_counter() - began:.1f} s", step)

@@ -17,7 +17,7 @@ STRATEGIES = {
     "interleaved": "pp=2,microbatch=2,schedule=interleaved,virtual_stages=2",
 }  # fmt: skip
 COUNTING = '''
-import os, signal, resource, torch
+import os, signal, resource, time, torch
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def counting(folder, *, fault="pass"):
 
 
 def train(name, folder, *, steps=4, start="new", optimizer="adam", plan=None, restarts=0,
-          progress=None, seed=0, **wanted):  # fmt: skip
+          progress=None, seed=0, timeout_s=TIMEOUT_S, **wanted):  # fmt: skip
     """Run a job whose checkpoints and log are in a folder."""
     folder = Path(folder)
     job = JobSettings(
@@ -64,7 +64,7 @@ def train(name, folder, *, steps=4, start="new", optimizer="adam", plan=None, re
     )  # fmt: skip
     return run_job(
         plan or plan_of(STRATEGIES[name], optimizer=optimizer), job, steps=steps, seed=seed,
-        timeout_s=TIMEOUT_S, max_restarts=restarts, progress=progress,
+        timeout_s=timeout_s, max_restarts=restarts, progress=progress,
     )  # fmt: skip
 
 

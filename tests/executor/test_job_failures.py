@@ -100,6 +100,16 @@ def test_a_killed_rank_is_made_good_by_a_restart(good, tmp_path, no_orphan, faul
     assert (tmp_path / "hit").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_silent_rank_costs_the_timeout_and_a_restart(good, tmp_path, no_orphan):
+    fault = f"if {AFTER_STEP_2} and {ON_RANK_1} and once('hit'): time.sleep(600)"
+    result = train("fsdp", tmp_path, dataset=counting(tmp_path, fault=fault), restarts=1,
+                   timeout_s=12.0)  # fmt: skip
+    assert result.losses == pytest.approx(good[1][2:], abs=1e-6)
+    assert len(result.restarts) == 1
+
+
 @pytest.mark.distributed
 def test_torchrun_starts_a_killed_rank_again(tmp_path):
     plan = tmp_path / "plan.json"

@@ -163,3 +163,12 @@ def test_a_start_that_would_overwrite_or_finds_nothing_is_refused(tmp_path):
     shutil.rmtree(step)
     with pytest.raises(ValueError, match="no checkpoint in .*; leave out --resume to begin"):
         train("dp", tmp_path, start="resume")
+
+
+@pytest.mark.distributed
+def test_fewer_steps_than_are_done_are_refused(uninterrupted, tmp_path):
+    folder, _ = uninterrupted("dp")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="--steps is 3, but .* has done 4; ask for more"):
+        train("one", tmp_path, start="resume", steps=3, dataset=counting(tmp_path))
+    assert saved(tmp_path) == ["step-00000002", "step-00000004"]
