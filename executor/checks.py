@@ -1,5 +1,6 @@
 """Whether a plan can run here, told before anything starts."""
 
+import os
 from collections.abc import Collection
 
 from executor.errors import RunError
@@ -51,6 +52,29 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
             f"strategy {plan.strategy}: sharding={strategy.sharding} beside a layout that splits "
             "samples over tp cannot be run; plan with sharding=none"
         )
+
+
+def check_hardware(plan: Plan) -> None:
+    """Refuse to run a plan at its own size on ranks that lack the plan's kind of device.
+
+    For ranks that others started (torchrun); a run on this machine alone may prove a plan for GPUs
+    on the CPU.
+
+    Raises
+    ------
+    RunError
+        With what the plan wants and what is there.
+    """
+    kind, ranks = plan.cluster.device_kind, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    where = f"plan for {plan.cluster.name} ({plan.cluster.device})"
+    way_out = "run it where they are, or give --processes to prove the split on the CPU"
+    if kind not in ("cpu", "gpu"):
+        raise RunError(f"{where}: no backend for a {kind}, expected cpu or gpu; {way_out}")
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "gpu" and found < ranks:
+        raise RunError(f"{where}: {found} CUDA devices for {ranks} ranks of this host; {way_out}")
 
 
 def check_same_model(plan: Plan, *, parameters: Collection[str], modules: Collection[str]) -> None:

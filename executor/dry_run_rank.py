@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from executor.assemble import assemble, make_mesh
 from executor.dry_run_counts import Count, IssuedCollectives, Key, counts_from_json, counts_to_json
@@ -21,7 +22,7 @@ from planner.models.resolve import resolve_model
 from planner.plan import load_plan
 
 PROBES_FILE = "probes.json"
-_WARM_STEPS = 2
+_WARM_STEPS, _WARM_STEPS_OF_DDP = 1, 2
 """Steps before the one that counts: pipeline stages learn shapes in the first, DDP orders its
 buckets anew at the start of the second [1]."""
 
@@ -86,7 +87,8 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
         trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,
                           recorder=recorder, device=device)  # fmt: skip
         batch = source.make_batch(shape.global_batch_size, shape.sequence_length, settings.seed)
-        for _ in range(_WARM_STEPS):
+        has_ddp = isinstance(assembly.module, DistributedDataParallel)
+        for _ in range(_WARM_STEPS_OF_DDP if has_ddp else _WARM_STEPS):
             trainer.forward_backward(batch)
             trainer.update()
         axes = ranks.groups() | {str(group.group_name): "pp" for group in assembly.tied.values()}

@@ -6,7 +6,7 @@ import tempfile
 from math import prod
 from pathlib import Path
 
-from executor.checks import check_plan_runs_here
+from executor.checks import check_hardware, check_plan_runs_here
 from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
@@ -122,6 +122,8 @@ def settings_of_run(
     RunError
         If the plan cannot run here.
     """
+    if world is not None and scale_down == 1 and num_processes is None:
+        check_hardware(plan)
     source = _scaled_source(plan, scale_down)
     length = sequence_length or min(
         plan.workload.sequence_length,
