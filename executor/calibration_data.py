@@ -18,7 +18,7 @@ class Sample:
     kind: str
     """``matmul``, ``copy``, ``launch``, ``vector``, ``attention``, ``convolution`` (both also with
     ``_backward``), ``element:NAME``, ``optimizer:NAME``, ``calls``, ``sharded_calls``,
-    ``sharded_units``, ``round_trip``, ``scratch``, or a collective."""
+    ``sharded_units``, ``redistribute``, ``round_trip``, ``scratch``, or a collective."""
     shape: tuple[int, ...]
     """Sizes of the kernel; for communication (ranks, bytes)."""
     precision: str

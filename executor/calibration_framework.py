@@ -4,17 +4,17 @@ Measured on tensors so small that their kernels take next to nothing.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.calibration_kernels import Kernel
+from executor.local_shards import LocalShards
 from executor.optimizer import ShardOptimizer
 
 BLOCKS = 8
@@ -22,6 +22,9 @@ OPERATORS_PER_BLOCK = 6
 """Norm, linear, bias, GELU, linear with its bias and sum, as a graph counts them [1]."""
 KERNELS_PER_BLOCK = 15
 """Forward 5 kernels, backward 10: two products per linear, a bias sum each, GELU, norm, sum [1]."""
+REDISTRIBUTIONS = 4
+COLLECTIVES_PER_REDISTRIBUTION = 2
+"""A gather, and a reduction on the way back [1]."""
 SMALL_TENSORS, SMALL_ELEMENTS = 64, 64
 LARGE_TENSORS, LARGE_ELEMENTS = 4, 1 << 20
 _WIDTH = 16
@@ -50,6 +53,8 @@ def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
     yield Kernel("calls", shape, "fp32", _step_of(model, entered))
     if mesh is not None:
         yield Kernel("sharded_calls", shape, "fp32", _sharded_step(mesh))
+        yield Kernel("redistribute", (REDISTRIBUTIONS,), "fp32", _redistributions(mesh))
+        yield from sharded_units(mesh)
     for name in OPTIMIZERS:
         for count, elements in ((SMALL_TENSORS, SMALL_ELEMENTS), (LARGE_TENSORS, LARGE_ELEMENTS)):
             yield Kernel(f"optimizer:{name}", (count, elements), "fp32",
@@ -57,7 +62,7 @@ def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
 
 
 def sharded_units(mesh: DeviceMesh) -> Iterator[Kernel]:
-    """Yield a step of fully sharded blocks, whose time is waited for: gathers and reductions."""
+    """Yield a step of fully sharded blocks: gathers and reductions."""
     model = _model()
     for block in model:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -90,12 +95,26 @@ def _sharded_step(mesh: DeviceMesh) -> Callable[[], object]:
     upstream = DTensor.from_local(torch.ones(4, _WIDTH), mesh, [Shard(0)], run_check=False)
 
     def step() -> None:
-        with implicit_replication() if mesh.size() > 1 else nullcontext():
+        with implicit_replication(), LocalShards(recompute_attention=False, drop_dropout=False):
             model(entered).backward(upstream)
         for parameter in model.parameters():
             parameter.grad = None
 
     return step
+
+
+def _redistributions(mesh: DeviceMesh) -> Callable[[], object]:
+    """Return gathers of a shard, each of which is reduced and scattered on the way back."""
+    local = torch.ones(4, _WIDTH, requires_grad=True)
+    upstream = DTensor.from_local(torch.ones(4 * mesh.size(), _WIDTH), mesh, [Partial()],
+                                  run_check=False)  # fmt: skip
+
+    def exchange() -> None:
+        for _ in range(REDISTRIBUTIONS):
+            shard = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+            shard.redistribute(mesh, [Replicate()]).backward(upstream)  # type: ignore[no-untyped-call]
+
+    return exchange
 
 
 def _update(name: str, count: int, elements: int) -> Callable[[], object]:

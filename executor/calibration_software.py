@@ -9,6 +9,7 @@ from executor.calibration_data import Sample
 from executor.calibration_fit import provenance_of, source_of
 from executor.calibration_framework import (
     BLOCKS,
+    COLLECTIVES_PER_REDISTRIBUTION,
     KERNELS_PER_BLOCK,
     OPERATORS_PER_BLOCK,
     SMALL_ELEMENTS,
@@ -20,6 +21,8 @@ from hardware_profiles.software_file import QUANTITIES
 from hardware_profiles.units import SI_UNIT
 from planner.item_costs import BACKWARD_OPERATORS
 
+_DOUBLINGS = 2.0
+"""``1 + log2 n`` of :func:`planner.host_time.framework_delay` for two ranks [1]."""
 _CALLS_PER_UNIT = 3.0
 """Collectives of a sharded unit per step: its weights forward and backward, its gradients [1]."""
 
@@ -56,9 +59,19 @@ def fit_software(
         )
     if "sharded_units" in one:
         extra = one["sharded_units"].time_s - calls.time_s
-        found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT))
+        latency_s = _latency_s(samples)
+        found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT)) + latency_s
         notes["sharded_unit_s"] = provenance_of(
-            [one["sharded_units"]], source, "the same under fully_shard, per gather or reduction"
+            [one["sharded_units"]], source,
+            f"the same under fully_shard, per gather or reduction, and {1e6 * latency_s:.0f} us "
+            "that the smallest of these takes",
+        )  # fmt: skip
+    if "redistribute" in one:
+        exchange = one["redistribute"]
+        per_call = exchange.time_s / (exchange.shape[0] * COLLECTIVES_PER_REDISTRIBUTION)
+        found["collective_call_s"] = per_call / _DOUBLINGS
+        notes["collective_call_s"] = provenance_of(
+            [exchange], source, "CPU time of DTensor's redistribution, both ways, among two"
         )
     if "scratch" in one:
         found["fixed_memory_bytes"] = float(one["scratch"].shape[0])
@@ -71,6 +84,16 @@ def fit_software(
         found["optimizer_tensor_s"] = update.time_s / update.shape[0]
         notes["optimizer_tensor_s"] = provenance_of([update], source, "Adam on small tensors")
     return replace(base, **found, provenance={**base.provenance, **notes})  # type: ignore[arg-type]
+
+
+def _latency_s(samples: Sequence[Sample]) -> float:
+    """Return what the smallest gather and reduction of all processes take on average [s]."""
+    kinds = ("all_gather", "reduce_scatter")
+    chosen = [s for s in samples if s.kind in kinds]
+    ranks = max((s.shape[0] for s in chosen), default=0)
+    least = min((s.shape[1] for s in chosen), default=0)
+    times = [s.time_s for s in chosen if s.shape == (ranks, least)]
+    return sum(times) / len(times) if times else 0.0
 
 
 _SOURCES = "[sources."

@@ -26,7 +26,7 @@ from executor.calibration_data import (
     Sample,
     write_samples,
 )
-from executor.calibration_framework import framework_kernels, sharded_units, world_mesh
+from executor.calibration_framework import framework_kernels, world_mesh
 from executor.calibration_kernels import BYTES_PER_ELEMENT, Action, Kernel, kernels
 from executor.foreign_load import foreign_cores, mark_load
 
@@ -73,8 +73,10 @@ def _scratch() -> Sample:
     """Return what libraries allocate when they are first used: its shape is the size [B]."""
     cpu = torch.device("cpu")
     before, start, mark = memory.held_bytes(cpu), time.perf_counter(), mark_load()
-    step = next(framework_kernels(None))
-    step.action()
+    for kernel in framework_kernels(world_mesh()):
+        kernel.action()
+        if kernel.kind.startswith("optimizer:"):
+            break  # the first is small; those after it hold tensors of their own
     dist.all_reduce(torch.zeros(1))
     size = max(0.0, memory.held_bytes(cpu) - before)
     load = foreign_cores(mark, mark_load())
@@ -91,9 +93,6 @@ def _everything(num_processes: int) -> Iterator[tuple[Kernel, int, str]]:
     mesh = world_mesh()
     for kernel in framework_kernels(mesh):
         yield kernel, num_processes, CPU
-    if mesh is not None:
-        for kernel in sharded_units(mesh):
-            yield kernel, num_processes, "wall"
     for ranks in _group_sizes(num_processes):
         for kernel in _messages(ranks):
             yield kernel, ranks, "wall"

@@ -1,16 +1,18 @@
 """Predicted beside measured for a matrix of models and strategies on this machine."""
 
 import math
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
 
 from executor.launch import Progress, launch
 from executor.matrix_cases import MatrixCase
+from executor.matrix_server import FAILURE_FILE
 from executor.matrix_worker import MEASURED_FILE, MeasuredCase, MeasuredStep, measured_from_json
 from executor.run import settings_of_run
 from executor.settings import SETTINGS_FILE, settings_to_json
@@ -92,36 +94,57 @@ def run_matrix(
     progress : callable, optional
         Told ``(what, done, total)`` before each case.
     """
+    planned: list[tuple[MatrixCase, Plan, Path]] = []
     rows: list[MatrixRow] = []
     refused: list[tuple[MatrixCase, str]] = []
-    for number, case in enumerate(cases):
-        if progress is not None:
-            progress(f"{case.model} {case.strategy}", number, len(cases))
-        try:
-            plan = plan_of(case)
-            rows.append(row_of(case, plan=plan, measured=measure_case(plan, steps=steps)))
-        except ParaplanError as error:
-            refused.append((case, str(error)))
-    if progress is not None:
-        progress("done", len(cases), len(cases))
+    with tempfile.TemporaryDirectory(prefix="paraplan-matrix-") as folder:
+        for number, case in enumerate(cases):
+            if progress is not None:
+                progress(f"planning {case.model}", number, 2 * len(cases))
+            run_dir = Path(folder) / f"case-{number:03d}"
+            try:
+                plan = plan_of(case)
+                _prepare(plan, run_dir, steps=steps)
+                planned.append((case, plan, run_dir))
+            except ParaplanError as error:
+                refused.append((case, str(error)))
+                shutil.rmtree(run_dir, ignore_errors=True)
+        _serve(Path(folder), progress, skipped=len(cases))
+        for case, plan, run_dir in planned:
+            found = run_dir / MEASURED_FILE
+            if found.exists():
+                measured = measured_from_json(found.read_text(encoding="utf-8"))
+                rows.append(row_of(case, plan=plan, measured=measured))
+            else:
+                refused.append((case, _failure(run_dir)))
     return MatrixResult(rows=tuple(rows), refused=tuple(refused))
 
 
-def measure_case(plan: Plan, *, steps: int) -> MeasuredCase:
-    """Run the processes of one plan and return what they measured."""
-    with tempfile.TemporaryDirectory(prefix="paraplan-matrix-") as folder:
-        run_dir = Path(folder)
-        settings = settings_of_run(
-            plan, run_dir=run_dir, world=None, scale_down=1, steps=steps, num_processes=None,
-            timeout_s=TIMEOUT_S, learning_rate=1e-3, seed=0, check=False,
-        )  # fmt: skip
-        (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
-        launch(
-            "executor.matrix_worker:run_matrix_rank", run_dir,
-            num_processes=settings.shape.num_processes, threads_per_process=1,
-            progress=lambda what, done, total: None,
-        )  # fmt: skip
-        return measured_from_json((run_dir / MEASURED_FILE).read_text(encoding="utf-8"))
+def _prepare(plan: Plan, run_dir: Path, *, steps: int) -> None:
+    """Write what the ranks of a plan read."""
+    run_dir.mkdir()
+    settings = settings_of_run(
+        plan, run_dir=run_dir, world=None, scale_down=1, steps=steps, num_processes=None,
+        timeout_s=TIMEOUT_S, learning_rate=1e-3, seed=0, check=False,
+    )  # fmt: skip
+    settings = replace(settings, threads_per_process=1)  # as the profile's devices
+    (run_dir / SETTINGS_FILE).write_text(settings_to_json(settings), encoding="utf-8")
+
+
+def _serve(folder: Path, progress: Progress | None, *, skipped: int) -> None:
+    """Run all prepared cases."""
+
+    def told(what: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(what, skipped + done * skipped // max(1, total), 2 * skipped)
+
+    launch("executor.matrix_server:serve_cases", folder, num_processes=1, threads_per_process=1,
+           progress=told)  # fmt: skip
+
+
+def _failure(run_dir: Path) -> str:
+    path = run_dir / FAILURE_FILE
+    return path.read_text(encoding="utf-8") if path.exists() else "a rank ended without a word"
 
 
 def undisturbed_s(steps: Sequence[MeasuredStep]) -> float:

@@ -27,11 +27,10 @@ _BLOCKS = (
 _MODELS: tuple[tuple[str, int, int | None, tuple[str, ...]], ...] = (
     ("gpt2?scale_down=8", 8, 64, _BLOCKS),
     ("gpt2?scale_down=4", 4, 64, _BLOCKS),
-    ("llama3-8b?scale_down=32", 4, 64, _BLOCKS),
+    ("llama3-8b?scale_down=32", 4, 64, (*_DATA[:2], *_BLOCKS[3:])),
     ("bert-base?scale_down=8", 8, 64, _BLOCKS),
-    ("bert-base?scale_down=4", 4, 64, _BLOCKS),
-    ("vit-large?scale_down=8", 8, None, _BLOCKS),
-    ("mlp", 64, None, _BLOCKS),
+    ("vit-large?scale_down=8", 8, None, (*_DATA[:2], _BLOCKS[3])),
+    ("mlp", 64, None, (*_DATA[:2], *_BLOCKS[3:5])),
     ("resnet50?scale_down=8", 16, None, _DATA),
 )
 """Text of the model, samples per step, tokens per sample, strategies."""
