@@ -12,7 +12,7 @@ LLAMA = "llama3-8b?num_layers=4"
 MLP = "mlp?hidden_size=64"
 
 
-def plan_for(model, strategy, *, batch=32, cluster="dgx-a100-80g:1", software=None):
+def plan_for(model, strategy, *, batch=48, cluster="dgx-a100-80g:1", software=None):
     options = Options(
         model=model, cluster=cluster, global_batch=batch, strategy=strategy, software=software
     )

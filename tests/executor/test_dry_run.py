@@ -10,6 +10,7 @@ GPT_STRATEGIES = [
     "dp=8,microbatch=1,sharding=optimizer",
     "dp=8,microbatch=1,sharding=gradients",
     "dp=8,microbatch=1,sharding=parameters",
+    "dp=8,microbatch=1,sharding=gradients,replicas=2",
     "tp=4,microbatch=2",
     "tp=4,microbatch=1,sequence_parallel=on",
     "dp=2,tp=2,microbatch=1,sharding=parameters,sequence_parallel=on",
@@ -19,7 +20,7 @@ GPT_STRATEGIES = [
     "dp=2,tp=2,pp=2,microbatch=1,schedule=1f1b,sequence_parallel=on,recompute=full",
 ]
 LLAMA_STRATEGIES = [
-    "dp=4,microbatch=2,sharding=gradients",
+    "dp=3,microbatch=1,sharding=gradients",
     "tp=2,microbatch=1,sequence_parallel=on,recompute=full",
     "dp=2,tp=2,pp=2,microbatch=1,schedule=interleaved,virtual_stages=2",
 ]
