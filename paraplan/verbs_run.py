@@ -79,10 +79,14 @@ def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None
     with progress_bar(quiet=as_json) as progress:
         path = calibrate(quick=quick, processes=processes, progress=progress)
     cluster = load_cluster(str(path))
+    origins = {**cluster.device.provenance, **cluster.intra.link.provenance, **cluster.provenance}
+    noisy = sorted(name for name, origin in origins.items() if "NOISY" in origin.note)
     if as_json:
-        print_json({"profile": str(path), "num_devices": cluster.num_devices})
-    else:
-        print_text(f"Written: {path}; use it with --cluster local")
+        print_json({"profile": str(path), "num_devices": cluster.num_devices, "noisy": noisy})
+        return
+    if noisy:
+        print_text(f"NOISY, calibrate again on a quiet machine: {', '.join(noisy)}")
+    print_text(f"Written: {path}; use it with --cluster local")
 
 
 def compare_verb(plan_file: Path, run_file: Path, *, as_json: bool) -> None:
