@@ -33,6 +33,8 @@ class MatrixRow:
     predicted_s: float
     measured_s: float
     """The undisturbed step, see :func:`undisturbed_s` [s]."""
+    least_s: float
+    """CPU time of the busiest rank's main thread, which no step can fall below [s]."""
     wall_s: float
     """Median step as the clock had it [s]."""
     predicted_bytes: float
@@ -64,6 +66,8 @@ class MatrixSummary:
     """Median of the absolute relative errors of step times [1]."""
     bias: float
     """Median of predicted over measured step time, less 1 [1]."""
+    inside: float
+    """Share of predictions between CPU time and measured time [1]."""
     taus: dict[str, float]
     """Model -> Kendall's tau between predicted and measured order of its strategies [1]."""
     median_tau: float
@@ -156,7 +160,8 @@ def undisturbed_s(steps: Sequence[MeasuredStep]) -> float:
 
     Examples
     --------
-    >>> one = MeasuredStep(wall_s=(1.0, 1.1), waited_s=(0.1, 0.4), helpers_s=(0.0, 0.0))
+    >>> one = MeasuredStep(wall_s=(1.0, 1.1), waited_s=(0.1, 0.4), helpers_s=(0.0, 0.0),
+    ...                    cpu_s=(0.5, 0.5))
     >>> round(undisturbed_s([one]), 3)
     0.7
     """
@@ -170,6 +175,7 @@ def row_of(case: MatrixCase, *, plan: Plan, measured: MeasuredCase) -> MatrixRow
         case=case,
         predicted_s=float(plan.prediction["step_time_s"]),
         measured_s=undisturbed_s(measured.steps),
+        least_s=min(max(step.cpu_s) for step in measured.steps),
         wall_s=statistics.median(max(step.wall_s) for step in measured.steps),
         predicted_bytes=float(plan.prediction["peak_memory_bytes"]),
         measured_bytes=max(measured.peak_bytes),
@@ -193,6 +199,7 @@ def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
     return MatrixSummary(
         median_error=statistics.median(abs(ratio - 1.0) for ratio in ratios),
         bias=statistics.median(ratios) - 1.0,
+        inside=statistics.fmean(row.least_s <= row.predicted_s <= row.measured_s for row in rows),
         taus=taus,
         median_tau=statistics.median(taus.values()) if taus else 1.0,
         median_memory_error=statistics.median(abs(error) for error in memory),

@@ -32,6 +32,8 @@ class MeasuredStep:
     """Time that each rank's main thread stood in the run queue [s]."""
     helpers_s: tuple[float, ...]
     """CPU time of each rank's other threads [s]."""
+    cpu_s: tuple[float, ...]
+    """CPU time of each rank's main thread [s]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +74,8 @@ def run_matrix_rank(run_dir: Path) -> None:
         return
     told = [entry for entry in everyone if entry is not None]
     steps = tuple(
-        MeasuredStep(wall_s=wall, waited_s=waited, helpers_s=helpers)
-        for wall, waited, helpers in (
+        MeasuredStep(wall_s=wall, waited_s=waited, helpers_s=helpers, cpu_s=cpu)
+        for wall, waited, helpers, cpu in (
             tuple(zip(*step, strict=True)) for step in zip(*(t[0] for t in told), strict=True)
         )
     )
@@ -84,17 +86,19 @@ def run_matrix_rank(run_dir: Path) -> None:
 
 
 def _timed(trainer: Trainer, settings: RunSettings, number: int) -> tuple[float, ...]:
-    """Run a step; return its time, the time in the run queue and that of other threads [s]."""
+    """Run a step; return its time, that in the run queue, of other threads, on the CPU [s]."""
     shape = settings.shape
     batch = trainer.source.make_batch(
         shape.global_batch_size, shape.sequence_length, settings.seed + number
     )
     dist.barrier()
-    waited, helpers, start = waited_s(), helpers_cpu_s(), time.perf_counter()
+    waited, helpers = waited_s(), helpers_cpu_s()
+    own, start = time.thread_time(), time.perf_counter()
     trainer.forward_backward(batch)
     trainer.update()
     wall = time.perf_counter() - start
-    return wall, waited_s() - waited, helpers_cpu_s() - helpers
+    cpu = time.thread_time() - own
+    return wall, waited_s() - waited, helpers_cpu_s() - helpers, cpu
 
 
 def _instrumented(trainer: Trainer, settings: RunSettings) -> dict[str, float]:

@@ -22,15 +22,19 @@ from planner.machine_residuals import load_residuals, residual_range, save_resid
 
 CASE = MatrixCase(model="gpt2", global_batch_size=8, sequence_length=64, strategy="dp=2")
 ROW = MatrixRow(
-    case=CASE, predicted_s=1.0, measured_s=1.25, wall_s=2.0, predicted_bytes=90.0,
+    case=CASE, predicted_s=1.0, measured_s=1.25, least_s=0.9, wall_s=2.0, predicted_bytes=90.0,
     measured_bytes=100.0, predicted_parts_s={"compute": 0.8, "data": 0.2},
     measured_parts_s={"compute": 0.9, "data": 0.3, "idle": 0.1}, foreign_load_cores=0.5,
 )  # fmt: skip
 
 
 def test_waiting_in_the_run_queue_is_no_part_of_a_step():
-    calm = MeasuredStep(wall_s=(1.0, 1.0), waited_s=(0.0, 0.0), helpers_s=(0.0, 0.0))
-    busy = MeasuredStep(wall_s=(3.0, 3.0), waited_s=(1.9, 0.5), helpers_s=(0.0, 0.0))
+    calm = MeasuredStep(
+        wall_s=(1.0, 1.0), waited_s=(0.0, 0.0), helpers_s=(0.0, 0.0), cpu_s=(0.5, 0.5)
+    )
+    busy = MeasuredStep(
+        wall_s=(3.0, 3.0), waited_s=(1.9, 0.5), helpers_s=(0.0, 0.0), cpu_s=(0.5, 0.5)
+    )
     assert undisturbed_s([busy]) == pytest.approx(1.1)
     assert undisturbed_s([busy, calm]) == pytest.approx(1.0)
 
