@@ -22,6 +22,8 @@ _PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default,
                        _ATEN.convolution.default})  # fmt: skip
 _ATTENTION = "_scaled_dot_product"
 """Start of the names of torch's attention kernels."""
+_COLLECTIVES = "_c10d_functional"
+"""Namespace of the collectives that layouts issue: what was sent is not sent again."""
 
 
 def repeated_patterns(stages: Sequence[PlannedStage]) -> frozenset[str]:
@@ -78,7 +80,7 @@ def _recomputed(
 
 
 class _Policy:
-    """Keep attention and every second product of a block, in either run alike."""
+    """Keep attention, every second product and what collectives brought, in either run alike."""
 
     def __init__(self) -> None:
         self._products = {False: 0, True: 0}
@@ -88,7 +90,7 @@ class _Policy:
             self._products[context.is_recompute] += 1
             keeps = self._products[context.is_recompute] % 2 == 1
         else:
-            keeps = _ATTENTION in str(operator)
+            keeps = any(part in str(operator) for part in (_ATTENTION, _COLLECTIVES))
         return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
 
 
