@@ -98,6 +98,11 @@ def _failure(run_dir: Path, status: int) -> RunFailedError:
         record = json.loads(path.read_text(encoding="utf-8"))
         kind = RunFailedError if record["is_refusal"] else RankLostError
         return kind(f"run failed: {record['message']}")
+    if status < 0:  # killed from outside: what the log ends with is a warning, not the cause
+        name = signal.Signals(-status).name
+        return RankLostError(
+            f"run failed: the process that starts the ranks was killed by signal {-status} ({name})"
+        )
     lines = (run_dir / _LOG_FILE).read_text(encoding="utf-8").strip().splitlines()
     last = lines[-1] if lines else "no message"
     return RankLostError(

@@ -186,6 +186,10 @@ def run(
     json: Json = False,
 ) -> None:
     """Execute a plan here (or under torchrun): check it against one process, or train a job."""
+    if not 0 < timeout < float("inf"):
+        from planner.errors import StrategyError
+
+        raise StrategyError(f"--timeout is {timeout:g}; expected a number of seconds above 0")
     if dry_run:
         from paraplan.verbs_dry_run import dry_run_verb
 

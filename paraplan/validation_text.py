@@ -11,8 +11,14 @@ from planner.validation.summaries import GOOD_REGRET, SweepSummary, median
 GIB = 2.0**30
 
 
-def as_text(results: Results, *, shows_cases: bool = True, candidate_s: float | None = None) -> str:
-    """Return the tables, one line per case first."""
+def as_text(
+    results: Results,
+    *,
+    shows_cases: bool = True,
+    candidate_s: float | None = None,
+    is_whole: bool = True,
+) -> str:
+    """Return the tables, one line per case first; of a choice of cases, aims are told as such."""
     lines: list[str] = []
     if shows_cases:
         lines += _case_lines(results.outcomes)
@@ -27,6 +33,8 @@ def as_text(results: Results, *, shows_cases: bool = True, candidate_s: float | 
     lines += _worst_lines(results.worst)
     lines += _known_lines(results.known)
     lines += _failure_lines(results.failures)
+    if not is_whole:
+        lines.append("aims, as far as the chosen cases go (they are set for all cases)")
     lines += _aim_lines(aims(results, candidate_s=candidate_s))
     if results.overall is not None:
         overall = results.overall

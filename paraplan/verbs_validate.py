@@ -52,7 +52,10 @@ def validate_verb(
     if as_json:
         print_json(as_object(results, candidate_s=candidate_s))
     else:
-        print_text(as_text(results, shows_cases=not summary_only, candidate_s=candidate_s))
+        text = as_text(
+            results, shows_cases=not summary_only, candidate_s=candidate_s, is_whole=is_whole
+        )
+        print_text(text)
     if results.failures:
         raise SystemExit(EXIT_FAILED)
 

@@ -10,6 +10,7 @@ from hardware_profiles.interconnect import Fabric
 from planner.errors import NoFeasiblePlanError
 from planner.evaluation import evaluate
 from planner.layouts.explain import layer_regrets
+from planner.mesh import MeshShape
 from planner.prediction import fitted_breakdown
 from planner.problem import PriceBook, Problem, layout_key
 from planner.search import Ranked, SearchResult, search
@@ -106,8 +107,8 @@ def _binding(result: SearchResult) -> str:
 
 
 def _runner_up(result: SearchResult) -> dict[str, Any] | None:
-    shape = result.best.evaluation.mesh
-    others = [r for r in result.ranked[1:] if r.evaluation.mesh != shape and r.replayed]
+    shape = _shape(result.best)
+    others = [r for r in result.ranked[1:] if _shape(r) != shape and r.replayed]
     if not others:
         return None
     other = others[0]
@@ -118,6 +119,11 @@ def _runner_up(result: SearchResult) -> dict[str, Any] | None:
         "margin": margin,
         "tie": margin < NOISE,
     }
+
+
+def _shape(ranked: Ranked) -> MeshShape:
+    """Return the sizes of the axes; how many copies of shards there are is no other shape."""
+    return replace(ranked.evaluation.mesh, replicas=1)
 
 
 def mix(result: SearchResult) -> dict[str, Any] | None:

@@ -189,6 +189,11 @@ def test_run_refuses_counts_below_one(
     assert f"{option} is 0" in refused("run", tmp_path / "p.json", option, value).err
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_run_refuses_a_silence_that_is_no_time(refused: Call, tmp_path: Path, value: str) -> None:
+    assert "--timeout is" in refused("run", tmp_path / "plan.json", "--timeout", value).err
+
+
 def test_calibrate_refuses_no_process(refused: Call) -> None:
     assert "--processes is 0" in refused("calibrate", "--processes", "0").err
 

@@ -3,6 +3,7 @@
 import pytest
 
 from planner.errors import StrategyError
+from planner.explanation import explain
 from planner.mesh import mesh_of
 from planner.search import search
 from planner.space import sharding_replicas
@@ -78,3 +79,12 @@ def test_the_search_tries_one_copy_per_node_and_only_across_nodes() -> None:
     ) == [1]
     found = search(across, fixed={"sharding": "parameters", "sharding_replicas": 2})
     assert found.best.evaluation.strategy.sharding_replicas == 2
+
+
+def test_another_number_of_copies_is_no_runner_up() -> None:
+    result = search(problem_of(cluster=TWO_NODES), fixed={"tensor_parallel_size": 1})
+    told = explain(result)["runner_up"]
+    best = result.best.evaluation.strategy
+    assert told is None or parse_strategy(told["strategy"]).data_parallel_size != (
+        best.data_parallel_size
+    )
