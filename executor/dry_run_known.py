@@ -12,6 +12,7 @@ from executor.dry_run_counts import Count, Counts, Key
 from executor.dry_run_facts import Facts
 from executor.dry_run_simulated import SimulatedStep, items_of, simulated_calls, simulated_setting
 from executor.gradients import BUCKET_BYTES
+from planner.gradient_sync import tied_shards
 from planner.layouts.costs import Setting, operator_cost
 from planner.layouts.evaluate import tensor_layouts
 from planner.layouts.exchanges import (
@@ -82,7 +83,8 @@ def known_differences(
     """
     rank = _Rank(step=step, simulated=simulated, facts=facts, pipeline_rank=pipeline_rank)
     rules: tuple[Callable[[_Rank], Iterator[KnownDifference]], ...] = (
-        _whole_logits, _sharded_units, _buckets, _partial_gradients, _early_stop, _no_all_to_all,
+        _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _early_stop,
+        _no_all_to_all,
     )  # fmt: skip
     nothing = Count(count=0, num_bytes=0.0)
     return [found for rule in rules for found in rule(rank) if found.change != nothing]
@@ -173,6 +175,23 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
                 ("dp", kind), facts.units, once,
                 "in a pipeline torch gathers once more, for the first backward",
             )  # fmt: skip
+
+
+def _tied_shards(rank: _Rank) -> Iterator[KnownDifference]:
+    """FSDP's gradients are shards when stages sum tied ones; other stacks sum them whole."""
+    step, mesh = rank.step, rank.step.mesh
+    if not rank.facts.units:
+        return
+    priced = tied_shards(mesh, sharding=step.strategy.sharding, software=step.problem.software)
+    whole = sum(
+        call.message_bytes * call.count * priced
+        for call in simulated_calls(step)
+        if call.source == "tied" and call.stage in rank.stages
+    )
+    yield _difference(
+        ("pp", "all_reduce"), 0.0, whole / mesh.data_shard_group().num_ranks - whole / priced,
+        "FSDP has stages sum shards of tied gradients; the plan's stack sums them whole",
+    )  # fmt: skip
 
 
 def _buckets(rank: _Rank) -> Iterator[KnownDifference]:

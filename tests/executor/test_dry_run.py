@@ -37,6 +37,15 @@ def test_torch_issues_what_the_simulator_says(model, strategy):
     assert all(rank.issued for rank in result.ranks)
 
 
+def test_a_stack_that_sums_tied_gradients_whole_is_held_against_torch_which_sums_shards():
+    strategy = "dp=2,tp=2,pp=2,microbatch=1,schedule=1f1b,sharding=optimizer"
+    result = dry_run_here(plan_for(GPT, strategy, software="megatron-core"))
+    assert result.differences == ()
+    assert "stages sum shards of tied gradients" in "".join(
+        known.reason for rank in result.ranks for known in rank.known
+    )
+
+
 def test_a_thousand_ranks_are_played_by_one_of_each_kind():
     plan = plan_for(
         GPT, "dp=64,tp=4,pp=4,microbatch=1,schedule=1f1b,sequence_parallel=on", batch=256,
