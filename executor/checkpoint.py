@@ -193,10 +193,12 @@ def _give_up(folder: Path, reason: str) -> None:
     older = [
         step for step in saved_steps(folder.parent) if folder_of(folder.parent, step) != folder
     ]
-    rest = f"{folder_of(folder.parent, older[-1]).name} is whole" if older else "none is saved yet"
-    raise RunError(
-        f"checkpoint {folder}: cannot be written ({reason}); {rest}; make room and use --resume"
+    rest = (
+        f"{folder_of(folder.parent, older[-1]).name} is whole; make room and use --resume"
+        if older
+        else "none is saved yet; make room and begin again"
     )
+    raise RunError(f"checkpoint {folder}: cannot be written ({reason}); {rest}")
 
 
 def _together(action: Callable[[], object], *, folder: Path) -> None:
