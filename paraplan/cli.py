@@ -190,12 +190,19 @@ def run(
         from planner.errors import StrategyError
 
         raise StrategyError(f"--timeout is {timeout:g}; expected a number of seconds above 0")
+    given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
     if dry_run:
         from paraplan.verbs_dry_run import dry_run_verb
 
+        if out is not None or processes is not None or scale_down != 1 or job_wanted(given):
+            from planner.errors import StrategyError
+
+            raise StrategyError(
+                "--dry-run counts at the plan's own size and writes nothing; "
+                "leave out --out, --processes, --scale-down and the options of a job"
+            )
         dry_run_verb(plan_file, timeout_s=timeout, as_json=json)
         return
-    given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
     if job_wanted(given):
         from paraplan.verbs_job import job_verb
 

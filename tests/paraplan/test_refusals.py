@@ -194,6 +194,14 @@ def test_run_refuses_a_silence_that_is_no_time(refused: Call, tmp_path: Path, va
     assert "--timeout is" in refused("run", tmp_path / "plan.json", "--timeout", value).err
 
 
+@pytest.mark.parametrize("option", [("--out", "x.json"), ("--scale-down", "2"), ("--resume",)])
+def test_a_dry_run_refuses_what_it_would_ignore(
+    refused: Call, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    told = refused("run", tmp_path / "plan.json", "--dry-run", *option).err
+    assert "--dry-run counts at the plan's own size" in told
+
+
 def test_calibrate_refuses_no_process(refused: Call) -> None:
     assert "--processes is 0" in refused("calibrate", "--processes", "0").err
 
