@@ -17,8 +17,9 @@ class Sample:
 
     kind: str
     """``matmul``, ``copy``, ``launch``, ``vector``, ``attention``, ``convolution`` (both also with
-    ``_backward``), ``element:NAME``, ``optimizer:NAME``, ``calls``, ``sharded_calls``,
-    ``sharded_units``, ``redistribute``, ``round_trip``, ``scratch``, or a collective."""
+    ``_backward``), ``element:NAME``, ``optimizer:NAME``, ``calls``, ``plain_calls``,
+    ``sharded_calls``, ``sharded_units``, ``redistribute``, ``round_trip``, ``scratch``,
+    or a collective."""
     shape: tuple[int, ...]
     """Sizes of the kernel; for communication (ranks, bytes)."""
     precision: str

@@ -19,15 +19,20 @@ from executor.optimizer import ShardOptimizer
 
 BLOCKS = 8
 OPERATORS_PER_BLOCK = 6
-"""Norm, linear, bias, GELU, linear with its bias and sum, as a graph counts them [1]."""
-KERNELS_PER_BLOCK = 15
-"""Forward 5 kernels, backward 10: two products per linear, a bias sum each, GELU, norm, sum [1]."""
+"""Of a feed-forward block: norm, linear, bias, GELU, linear with its bias and sum, as a graph
+counts them [1]."""
+KERNELS_PER_BLOCK = 31
+"""Of a transformer block. Forward 11: two norms, four linears, attention and its copy, GELU, two
+sums. Backward 20: two products and a bias sum per linear, attention, GELU, two norms, two sums of
+gradients, a copy and the join of three gradients. Views between them are no kernels and
+cost time all the same [1]."""
 REDISTRIBUTIONS = 4
 COLLECTIVES_PER_REDISTRIBUTION = 2
 """A gather, and a reduction on the way back [1]."""
 SMALL_TENSORS, SMALL_ELEMENTS = 64, 64
 LARGE_TENSORS, LARGE_ELEMENTS = 4, 1 << 20
 _WIDTH = 16
+_HEADS = 2
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum")
 
 
@@ -46,11 +51,35 @@ class Block(nn.Module):
         return y
 
 
+class TransformerBlock(nn.Module):
+    """A block with the views, splits and transpositions that surround attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.join = nn.Linear(_WIDTH, 3 * _WIDTH)
+        self.out = nn.Linear(_WIDTH, _WIDTH)
+        self.feed_forward = Block()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the block makes of samples x positions x width."""
+        samples, length, width = x.shape
+        parts = self.join(self.norm(x)).split(width, dim=-1)
+        query, key, value = (
+            part.view(samples, length, _HEADS, width // _HEADS).transpose(1, 2) for part in parts
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = mixed.transpose(1, 2).contiguous().view(samples, length, width)
+        y: torch.Tensor = self.feed_forward(x + self.out(mixed))
+        return y
+
+
 def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
     """Yield what one process measures by its CPU time; all ranks of ``mesh`` take part."""
     shape = (BLOCKS,)
-    model, entered = _model(), torch.randn(4, _WIDTH)
-    yield Kernel("calls", shape, "fp32", _step_of(model, entered))
+    blocks = nn.Sequential(*(TransformerBlock() for _ in range(BLOCKS)))
+    yield Kernel("calls", shape, "fp32", _step_of(blocks, torch.randn(1, 4, _WIDTH)))
+    yield Kernel("plain_calls", shape, "fp32", _step_of(_model(), torch.randn(4, _WIDTH)))
     if mesh is not None:
         yield Kernel("sharded_calls", shape, "fp32", _sharded_step(mesh))
         yield Kernel("redistribute", (REDISTRIBUTIONS,), "fp32", _redistributions(mesh))

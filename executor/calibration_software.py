@@ -51,14 +51,14 @@ def fit_software(
         "kernel_overhead_s": provenance_of([calls], source, "a step of tiny blocks, per kernel"),
     }
     if "sharded_calls" in one:
-        extra = one["sharded_calls"].time_s - calls.time_s
+        extra = one["sharded_calls"].time_s - one["plain_calls"].time_s
         operators = BLOCKS * OPERATORS_PER_BLOCK * (1.0 + BACKWARD_OPERATORS)
         found["sharded_operator_overhead_s"] = max(0.0, extra / operators)
         notes["sharded_operator_overhead_s"] = provenance_of(
             [one["sharded_calls"]], source, "the same with DTensors split by samples"
         )
     if "sharded_units" in one:
-        extra = one["sharded_units"].time_s - calls.time_s
+        extra = one["sharded_units"].time_s - one["plain_calls"].time_s
         latency_s = _latency_s(samples)
         found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT)) + latency_s
         notes["sharded_unit_s"] = provenance_of(
