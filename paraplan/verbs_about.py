@@ -9,6 +9,9 @@ KINDS = ("device", "link", "cluster", "software")
 GIGA = 1e9
 MEGA = 1e6
 
+_TRACE_WIDTH = 100
+"""Columns that the numbers of the largest models take; narrower, they would be cut [1]."""
+
 
 def show_profiles(name: str | None, *, as_json: bool) -> None:
     """List all profiles by kind, or show one with value, unit, source and kind per quantity."""
@@ -77,6 +80,7 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
     from rich.table import Table
 
     console = Console()
+    console.width = max(console.width, _TRACE_WIDTH)
     console.print(
         f"[bold]{graph.name}[/]: {graph.num_parameters:,} parameters, "
         f"{graph.graph.number_of_nodes()} operators in {len(graph.units)} units, "
@@ -88,8 +92,8 @@ def show_trace(model: str, *, sequence_length: int | None, batch_size: int, as_j
         "times",
         "operators",
         "parameters",
-        "forward GFLOP",
-        "backward GFLOP",
+        "forward\nGFLOP",
+        "backward\nGFLOP",
         "saved MB",
     ):
         table.add_column(title, justify="right")
