@@ -119,7 +119,10 @@ def restore_checkpoint(state: State, *, directory: Path, identity: JobIdentity) 
             return Restored(step=step, damaged=tuple(damaged))
         damaged.append(f"{folder.name} is damaged: {problem}")
     if damaged:
-        raise RunError(f"{directory}: no whole checkpoint: {'; '.join(damaged)}")
+        raise RunError(
+            f"{directory}: no whole checkpoint: {'; '.join(damaged)}; bring one back from a copy, "
+            "or begin again without --resume in another --checkpoint-dir"
+        )
     return Restored(step=0)
 
 

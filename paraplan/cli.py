@@ -348,14 +348,15 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     try:
         status = command(args=arguments, prog_name="paraplan", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        print_text("paraplan: interrupted", to_stderr=True)
-        return EXIT_INTERRUPTED
+        status = EXIT_INTERRUPTED  # some versions of typer raise, others return the status
     except _COMMAND_LINE_ERROR as error:
         return _tell_usage(error)
     except ValueError as error:
         return _tell(error)
     except BrokenPipeError:
         return EXIT_DONE
+    if status == EXIT_INTERRUPTED:
+        print_text("paraplan: interrupted", to_stderr=True)
     return status if isinstance(status, int) else EXIT_DONE
 
 

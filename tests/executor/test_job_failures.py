@@ -206,7 +206,7 @@ def test_a_job_of_damaged_checkpoints_only_stops_and_changes_nothing(good, tmp_p
     before = sorted(str(path) for path in (tmp_path / "saved").rglob("*"))
     with pytest.raises(RunError, match="no whole checkpoint: step-00000002 is damaged") as caught:
         train("one", tmp_path, start="resume", dataset=counting(tmp_path))
-    one_line(caught)
+    assert "begin again without --resume" in one_line(caught)
     left = {str(path) for path in (tmp_path / "saved").rglob("*")} - {
         str(tmp_path / "saved" / ".lock")
     }

@@ -231,3 +231,11 @@ def test_nothing_fits(refused: Call) -> None:
 def test_a_fixed_part_that_cannot_be(refused: Call) -> None:
     answer = refused("plan", *SMALL, "--strategy", "dp=16", status=1)
     assert "dgx-a100-80g:1 has 8" in answer.err
+
+
+def test_an_interrupt_is_told_in_one_line(refused: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_given: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paraplan.verbs_about.show_profiles", interrupted)
+    assert refused("profiles", status=130).err == "paraplan: interrupted\n"
