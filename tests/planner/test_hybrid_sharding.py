@@ -1,5 +1,7 @@
 """Sharded state in several copies: hybrid sharding between data parallel and fully sharded."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.errors import StrategyError
@@ -82,9 +84,9 @@ def test_the_search_tries_one_copy_per_node_and_only_across_nodes() -> None:
 
 
 def test_another_number_of_copies_is_no_runner_up() -> None:
-    result = search(problem_of(cluster=TWO_NODES), fixed={"tensor_parallel_size": 1})
-    told = explain(result)["runner_up"]
-    best = result.best.evaluation.strategy
-    assert told is None or parse_strategy(told["strategy"]).data_parallel_size != (
-        best.data_parallel_size
-    )
+    result = search(problem_of(cluster=TWO_NODES), fixed={"sharding": "parameters"})
+    best, second = (ranked.evaluation.strategy for ranked in result.ranked[:2])
+    assert second == replace(best, sharding_replicas=2)
+    assert result.ranked[1].replayed
+    other = parse_strategy(explain(result)["runner_up"]["strategy"])
+    assert replace(other, sharding_replicas=1) != best
