@@ -149,7 +149,8 @@ def _worst_lines(worst: Sequence[Outcome]) -> Iterator[str]:
 def _aim_lines(found: Sequence[Aim]) -> Iterator[str]:
     for aim in found:
         mark = "met    " if aim.is_met else "NOT MET"
-        yield f"{mark}  {aim.subject} ({aim.number}): {aim.reached}; aim {aim.aim}"
+        reached = aim.clocked or aim.reached
+        yield f"{mark}  {aim.subject} ({aim.number}): {reached}; aim {aim.aim}"
     yield ""
 
 

@@ -50,7 +50,7 @@ def validate_verb(
         for path in write_documents(results, folder=Path(), candidate_s=candidate_s):
             print_text(f"wrote {path}", to_stderr=True)
     if as_json:
-        print_json(as_object(results, candidate_s=candidate_s))
+        print_json(as_object(results, candidate_s=candidate_s, is_whole=is_whole))
     else:
         text = as_text(
             results, shows_cases=not summary_only, candidate_s=candidate_s, is_whole=is_whole
@@ -68,8 +68,13 @@ def _check_docs(*, is_whole: bool) -> None:
     check_checkout(Path())
 
 
-def as_object(results: Results, *, candidate_s: float | None = None) -> dict[str, Any]:
-    """Return the ``validate --json`` object (DESIGN section 7)."""
+def as_object(
+    results: Results, *, candidate_s: float | None = None, is_whole: bool = True
+) -> dict[str, Any]:
+    """Return the ``validate --json`` object (DESIGN section 7).
+
+    Aims are set for all cases; ``is_whole`` tells whether these are all.
+    """
     overall = results.overall
     return {
         "cases": [case_object(outcome) for outcome in results.outcomes],
@@ -80,6 +85,7 @@ def as_object(results: Results, *, candidate_s: float | None = None) -> dict[str
         "sweeps": [asdict(sweep) | {"regret": _finite(sweep.regret)} for sweep in results.sweeps],
         "fits": asdict(results.fit_table),
         "known_outliers": len(results.known),
+        "covers_all_cases": is_whole,
         "aims": [asdict(aim) for aim in aims(results, candidate_s=candidate_s)],
         "intervals": {one.name: asdict(one) for one in results.coverage},
     }

@@ -29,6 +29,8 @@ class Aim:
     aim: str
     reached: str
     is_met: bool
+    clocked: str = ""
+    """What a clock showed; it differs from run to run, so the page leaves it out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +115,12 @@ def _papers(results: Results) -> tuple[Aim | None, ...]:
 def _speed(candidate_s: float | None) -> Aim | None:
     if candidate_s is None:
         return None
+    is_met = candidate_s < _CANDIDATE_S
+    most = f"{_CANDIDATE_S / _MILLISECOND:g} ms"
     return Aim(
-        subject="closed form for one candidate, prices known", number=1, aim="< 1 ms",
-        reached=f"{candidate_s / _MILLISECOND:.2f} ms", is_met=candidate_s < _CANDIDATE_S,
+        subject="closed form for one candidate, prices known", number=1, aim=f"< {most}",
+        reached=f"{'<' if is_met else '≥'} {most}", is_met=is_met,
+        clocked=f"{candidate_s / _MILLISECOND:.2f} ms",
     )  # fmt: skip
 
 

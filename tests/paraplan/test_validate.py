@@ -75,6 +75,7 @@ def test_a_missed_tolerance_and_a_refused_case_fail(call: Call, folder: Path) ->
     made = object_of(call, "--cases", folder, status=1)
     assert set(made) >= {"cases", "mean_absolute_error", "bias", "groups"}
     assert all(set(row) >= CASE_NAMES for row in made["cases"])
+    assert not made["covers_all_cases"], "aims are set for all cases, and these are a choice"
     passed = {row["id"]: row["passed"] for row in made["cases"]}
     assert passed == {
         "right": True, "close": True, "missed": False, "refused": False, "small": True

@@ -35,6 +35,16 @@ def test_every_case_is_on_the_page() -> None:
     assert page == document(results_of(CASES), images=[("steps", "images/steps.svg")])
 
 
+def test_the_page_tells_no_time_of_a_clock() -> None:
+    results = results_of(CASES)
+    quick, quicker = (
+        document(results, images=[], candidate_s=time_s) for time_s in (0.0003, 0.0002)
+    )
+    assert quick == quicker
+    assert "| < 1 ms | < 1 ms | yes |" in quick
+    assert "| < 1 ms | ≥ 1 ms | no |" in document(results, images=[], candidate_s=0.001)
+
+
 def test_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
     page = document(results_of(CASES), images=[])
     width = 0

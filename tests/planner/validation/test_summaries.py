@@ -164,8 +164,8 @@ def test_a_measured_time_per_candidate_has_its_aim() -> None:
     results = results_of([outcome()])
     assert not any("candidate" in aim.subject for aim in aims(results))
     fast, slow = (aims(results, candidate_s=time_s)[-1] for time_s in (0.0002, 0.002))
-    assert (fast.reached, fast.is_met) == ("0.20 ms", True)
-    assert (slow.reached, slow.is_met) == ("2.00 ms", False)
+    assert (fast.reached, fast.clocked, fast.is_met) == ("< 1 ms", "0.20 ms", True)
+    assert (slow.reached, slow.clocked, slow.is_met) == ("≥ 1 ms", "2.00 ms", False)
 
 
 @pytest.mark.parametrize(
