@@ -7,6 +7,7 @@ from typing import Any
 from hardware_profiles.cluster import Cluster, NodeGroup
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.interconnect import Fabric
+from hardware_profiles.pairs import read_pairs
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.units import Dimension, parse_quantity_text
 
@@ -41,7 +42,8 @@ def parse_overrides(text: str) -> dict[str, float]:
     Raises
     ------
     ProfileError
-        If a key is unknown or given twice, or a value has a wrong unit or is not positive.
+        If a key is unknown or given twice, or a value is missing, has a wrong unit or is not
+        positive.
 
     Examples
     --------
@@ -49,13 +51,9 @@ def parse_overrides(text: str) -> dict[str, float]:
     {'nics_per_node': 4.0, 'nic_bandwidth': 12500000000.0}
     """
     overrides: dict[str, float] = {}
-    for part in filter(None, text.split("&")):
-        key, equals, value = part.partition("=")
+    for key, value in read_pairs(text).items():
         if key not in OVERRIDES:
             raise ProfileError(f"unknown override {key!r}; expected one of {sorted(OVERRIDES)}")
-        if not equals or key in overrides:
-            problem = "is given twice" if key in overrides else "has no value"
-            raise ProfileError(f"override {key!r} {problem}; write {key}=VALUE once")
         try:
             number = parse_quantity_text(value, dimension=OVERRIDES[key])
         except ProfileError as error:

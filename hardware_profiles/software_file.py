@@ -16,9 +16,11 @@ from hardware_profiles.document import (
     sub_table,
     text,
 )
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.pairs import read_pairs
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.software import AttentionKernel, GradientBuckets, SoftwareProfile
-from hardware_profiles.software_overrides import overridden, split_overrides
+from hardware_profiles.software_overrides import overridden
 from hardware_profiles.units import Dimension
 
 SWITCHES = (
@@ -108,20 +110,24 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
     >>> load_software("no-overlap?overlap_gradient_sync=0.5").overlap_gradient_sync
     0.5
     """
-    name, overrides = (
-        (name_or_path, {}) if isinstance(name_or_path, Path) else split_overrides(name_or_path)
-    )
+    name, query = name_or_path, ""
+    if isinstance(name_or_path, str):
+        name, _, query = name_or_path.partition("?")
     document = read_document(profile_path(name, kind="software"), kind="software")
-    if overrides:
-        document = overridden(
-            document,
-            overrides,
-            quantities=QUANTITIES,
-            words=(
-                *(*SWITCHES, *OPTIONAL_SWITCHES),
-                *(*_CHOICES, *_OPTIONAL_CHOICES, "flash_version"),
-            ),
-        )
+    if not query:
+        return _software(document, name=text(document, "name"))
+    try:
+        overrides = read_pairs(query)
+    except ProfileError as error:
+        raise ProfileError(f"{name_or_path}: {error}") from None
+    dimensions = {key: dimension for key, (_, dimension, _) in QUANTITIES.items()}
+    words = (*SWITCHES, *OPTIONAL_SWITCHES, *_CHOICES, *_OPTIONAL_CHOICES, "flash_version")
+    document = overridden(document, overrides, quantities=dimensions, words=words)
+    return _software(document, name=str(name_or_path))
+
+
+def _software(document: Table, *, name: str) -> SoftwareProfile:
+    """Build a profile from the top table of its file."""
     check_keys(
         document,
         required=(
@@ -135,29 +141,26 @@ def load_software(name_or_path: str | Path) -> SoftwareProfile:
             *(*OPTIONAL_SWITCHES, *_OPTIONAL_CHOICES, *_OPTIONAL),
         ),
     )
-    given = [name for name in OPTIONAL_SWITCHES if name in document.data]
-    fields: dict[str, Any] = {name: boolean(document, name) for name in (*SWITCHES, *given)}
+    given = [key for key in OPTIONAL_SWITCHES if key in document.data]
+    fields: dict[str, Any] = {key: boolean(document, key) for key in (*SWITCHES, *given)}
     choices = _CHOICES | {k: v for k, v in _OPTIONAL_CHOICES.items() if k in document.data}
-    fields |= {name: choice(document, name, allowed=words) for name, words in choices.items()}
+    fields |= {key: choice(document, key, allowed=words) for key, words in choices.items()}
     if "flash_version" in document.data:
         fields["flash_version"] = _flash_version(document)
     provenance: dict[str, Provenance] = {}
-    for key, (name, dimension, maximum) in QUANTITIES.items():
+    for key, (field, dimension, maximum) in QUANTITIES.items():
         if key in _OPTIONAL and key not in document.data:
             continue
         found = quantity(
             document, key, dimension=dimension, allow_zero=key not in _POSITIVE, maximum=maximum
         )
-        fields[name], provenance[name] = found.value, found.provenance
+        fields[field], provenance[field] = found.value, found.provenance
     fields["convolution_shares"] = _convolution_shares(document, provenance)
-    if fields["compute_slowdown"] < 1.0:
-        slowdown = fields["compute_slowdown"]
+    slowdown = fields["compute_slowdown"]
+    if slowdown < 1.0:
         raise document.fail("compute_slowdown.value", f"is {slowdown!r}; expected at least 1")
     return SoftwareProfile(
-        name=text(document, "name") if not overrides else str(name_or_path),
-        title=text(document, "title"),
-        provenance=provenance,
-        **fields,
+        name=name, title=text(document, "title"), provenance=provenance, **fields
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from hardware_profiles.pairs import read_pairs
 from planner.errors import ModelError
 from planner.models.sizes import Size
 
@@ -29,15 +30,11 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     ('gpt2', {'num_layers': '4', 'tied': 'false'})
     """
     name, _, query = text.partition("?")
-    options: dict[str, str] = {}
-    for part in query.split("&") if query else []:
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise ModelError(f"{text}: option {part!r} has no value; expected key=value")
-        if key in options:
-            raise ModelError(f"{text}: option {key!r} is given twice; keep one of them")
-        options[key] = value
-    return name, options
+
+    def refused(part: str, problem: str) -> ModelError:
+        return ModelError(f"{text}: option {part!r} {problem}; expected key=value once")
+
+    return name, read_pairs(query, refuse=refused)
 
 
 def join_options(name: str, options: dict[str, str]) -> str:
