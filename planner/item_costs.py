@@ -4,8 +4,8 @@ An *item* is one repetition of one unit. Terms are computed once per unit and re
 blocks cost as much as one.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,13 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.graph import ModelGraph
 from planner.host_time import block_times, framework_delay, num_parameter_tensors
-from planner.layouts.terms import CollectiveUse, GradientGroup, LayoutSolution, UnitTerms
+from planner.layouts.terms import (
+    CollectiveUse,
+    GradientGroup,
+    LayoutSolution,
+    Phase,
+    UnitTerms,
+)
 from planner.mesh import MeshShape
 from planner.stages import item_units
 from planner.workload import Workload
@@ -31,6 +37,7 @@ for the weight gradient may run beside them; an all-gather comes before both pro
 et al. 2022, arXiv:2205.05198, section 4.2.2)."""
 WEIGHT_PRODUCTS_SHARE = 0.5
 """Share of backward compute that the products for weight gradients take [1]."""
+PHASES: tuple[Phase, ...] = ("forward", "backward")
 CATEGORY_OF_AXIS = {"tp": "tensor", "cp": "context", "ep": "expert", "dp": "data"}
 
 
@@ -113,24 +120,14 @@ def item_costs(
     is_recomputed = _recomputed(graph)[repeat]
     dispatch_s = software.sharded_operator_overhead_s if mesh.tp > 1 else 0.0
     dispatch = dispatch_s * np.array([len(unit.operators) for unit in graph.units])[repeat]
-    categories = sorted(
-        {CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication}
-    )
     exposed = {
-        (phase, category): np.array(
-            [
-                _exposed_s(unit, phase, category, mesh=mesh, cluster=cluster, software=software)
-                for unit in units
-            ]
-        )
-        for phase in ("forward", "backward")
-        for category in categories
+        phase: _exposed(units, phase, mesh=mesh, cluster=cluster, software=software)
+        for phase in PHASES
     }
     host = block_times(
         graph, units, mesh=mesh, workload=workload, cluster=cluster, software=software,
         comm_s={
-            phase: sum((exposed[phase, c] for c in categories), np.zeros(len(units)))
-            for phase in ("forward", "backward")
+            phase: sum(table.values(), np.zeros(len(units))) for phase, table in exposed.items()
         },
     )  # fmt: skip
     keys = sorted({_gradient_key(group) for unit in units for group in unit.gradient_groups})
@@ -141,8 +138,8 @@ def item_costs(
         recompute_s=(host.recompute_s[repeat] + dispatch) * is_recomputed,
         selective_s=spread(lambda unit: unit.selective_recompute_s),
         op_s=spread(lambda unit: unit.op_recompute_s) * is_recomputed,
-        forward_comm_s={c: exposed["forward", c][repeat] for c in categories},
-        backward_comm_s={c: exposed["backward", c][repeat] for c in categories},
+        forward_comm_s={name: each[repeat] for name, each in exposed["forward"].items()},
+        backward_comm_s={name: each[repeat] for name, each in exposed["backward"].items()},
         saved_bytes=spread(lambda unit: unit.saved_bytes),
         selective_saved_bytes=spread(lambda unit: unit.selective_saved_bytes),
         op_saved_bytes=spread(lambda unit: unit.op_saved_bytes),
@@ -181,9 +178,30 @@ def _gradient_key(group: GradientGroup) -> GradientKey:
     return tuple(group.axes), group.is_expert
 
 
+def _exposed(
+    units: Sequence[UnitTerms],
+    phase: Phase,
+    *,
+    mesh: MeshShape,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> dict[str, Floats]:
+    """Return category -> exposed communication of each unit in one phase [s]."""
+    categories = {CATEGORY_OF_AXIS[use.axis] for unit in units for use in unit.communication}
+    return {
+        category: np.array(
+            [
+                _exposed_s(unit, phase, category, mesh=mesh, cluster=cluster, software=software)
+                for unit in units
+            ]
+        )
+        for category in sorted(categories)
+    }
+
+
 def _exposed_s(
     unit: UnitTerms,
-    phase: str,
+    phase: Phase,
     category: str,
     *,
     mesh: MeshShape,
@@ -231,30 +249,11 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         slow: Floats = np.maximum.reduce([pick(cost) for cost in costs])
         return slow
 
-    return ItemCosts(
-        layout=first.layout,
+    return replace(
+        first,
         forward_s=worst(lambda c: c.forward_s),
         backward_s=worst(lambda c: c.backward_s),
         selective_s=worst(lambda c: c.selective_s),
         op_s=worst(lambda c: c.op_s),
         recompute_s=worst(lambda c: c.recompute_s),
-        forward_comm_s=first.forward_comm_s,
-        backward_comm_s=first.backward_comm_s,
-        saved_bytes=first.saved_bytes,
-        selective_saved_bytes=first.selective_saved_bytes,
-        op_saved_bytes=first.op_saved_bytes,
-        op_flops=first.op_flops,
-        boundary_bytes=first.boundary_bytes,
-        workspace_bytes=first.workspace_bytes,
-        selective_workspace_bytes=first.selective_workspace_bytes,
-        lazy_workspace_bytes=first.lazy_workspace_bytes,
-        lazy_selective_workspace_bytes=first.lazy_selective_workspace_bytes,
-        parameter_tensors=first.parameter_tensors,
-        weight_bytes=first.weight_bytes,
-        parameters=first.parameters,
-        is_recomputed=first.is_recomputed,
-        tied_parameters=first.tied_parameters,
-        forward_flops=first.forward_flops,
-        backward_flops=first.backward_flops,
-        selective_flops=first.selective_flops,
     )

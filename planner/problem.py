@@ -12,6 +12,7 @@ from planner.gradient_sync import SyncTimes, sync_times
 from planner.graph import ModelGraph
 from planner.item_costs import ItemCosts, item_costs, slowest
 from planner.layouts.evaluate import all_unit_terms
+from planner.layouts.norm_traffic import is_batch_norm
 from planner.layouts.solve import data_layout, solve_layouts
 from planner.layouts.terms import LayoutSolution
 from planner.mesh import MeshShape
@@ -225,7 +226,7 @@ def mixes_batch_statistics(graph: ModelGraph, layout: LayoutSolution) -> bool:
     splits = {
         layout.choices.get(name) == graph.batch_label
         for name, operator in graph.graph.nodes(data="operator")
-        if operator.kind == "normalization" and "batch_norm" in operator.target
+        if is_batch_norm(operator)
     }
     return len(splits) > 1
 
