@@ -9,11 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.handover.job import Handed, Job
+from planner.handover.limits import check_unsplit, ranks_per_copy, word_of
 from planner.handover.refusals import HandoverError, refusal
+from planner.handover.remarks import gather_remark, software_remarks
 from planner.handover.stages import block_paths
 from planner.models.inspected import inspect_model
 
 NAME = "Accelerate"
+_UNSPLIT = {
+    "tp": "it follows the model class's own tensor plan, not this one",
+    "pp": "its FSDP file has no pipeline for training",
+    "ep": "it has no expert parallelism",
+}
+_PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "fp32": "no"}
 
 
 def export_accelerate(job: Job) -> Handed:
@@ -24,8 +32,8 @@ def export_accelerate(job: Job) -> Handed:
     HandoverError
         If Accelerate has no key for something in the plan.
     """
-    _check_axes(job)
     strategy = job.strategy
+    check_unsplit(strategy, because=_UNSPLIT, trainer=NAME, others="torchtitan or Megatron-LM")
     if strategy.context_parallel_size > 1 and strategy.sharding == "none":
         raise refusal(
             NAME,
@@ -51,7 +59,7 @@ def export_accelerate(job: Job) -> Handed:
         settings |= _mesh(job)
     elif job.strategy.recompute != "none":
         raise _recompute_refusal(job)
-    if job.plan.software == "compiled":
+    if job.software == "compiled":
         settings["dynamo_config"] = {"dynamo_backend": "INDUCTOR"}
     notes = _notes(job, sharded=sharded)
     head = [
@@ -68,37 +76,15 @@ def _kind(job: Job, *, sharded: bool) -> str:
     return "FSDP" if sharded else "MULTI_GPU"
 
 
-def _check_axes(job: Job) -> None:
-    strategy = job.strategy
-    reasons = {
-        "tp": (
-            strategy.tensor_parallel_size,
-            "it follows the model class's own tensor plan, not this one",
-        ),
-        "pp": (strategy.pipeline_parallel_size, "its FSDP file has no pipeline for training"),
-        "ep": (strategy.expert_parallel_size, "it has no expert parallelism"),
-    }
-    for key, (size, because) in reasons.items():
-        if size > 1:
-            raise refusal(
-                NAME,
-                found=f"{key}={size}",
-                because=because,
-                instead=f"plan with {key}=1, or hand over to torchtitan or Megatron-LM",
-            )
-
-
 def _precision(job: Job) -> str:
-    precision = job.plan.workload.precision
-    names = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "fp32": "no"}
-    if precision not in names:
-        raise refusal(
-            NAME,
-            found=f"precision={precision}",
-            because="it mixes bf16, fp16 and fp8 with fp32, or none",
-            instead="plan with --precision bf16",
-        )
-    return names[precision]
+    return word_of(
+        job.plan.workload.precision,
+        known=_PRECISIONS,
+        trainer=NAME,
+        key="precision",
+        because="it mixes bf16, fp16 and fp8 with fp32, or none",
+        instead="plan with --precision bf16",
+    )
 
 
 def _fsdp(job: Job) -> dict[str, Any]:
@@ -136,21 +122,14 @@ def _fsdp(job: Job) -> dict[str, Any]:
 def _mesh(job: Job) -> dict[str, Any]:
     """Return the mesh of FSDP2 where it is no plain one: copies of the shards, context ranks."""
     strategy = job.strategy
-    replicas, copies = strategy.data_parallel_size, strategy.sharding_replicas
+    copies = strategy.sharding_replicas
     if strategy.context_parallel_size == copies == 1:
         return {}
-    if replicas % copies:
-        raise refusal(
-            NAME,
-            found=f"replicas={copies} with dp={replicas}",
-            because="its copies are whole numbers of data-parallel ranks",
-            instead=f"plan with replicas that divide {replicas}",
-        )
     prefix = "parallelism_config_"
     return {
         "parallelism_config": {
             f"{prefix}dp_replicate_size": copies,
-            f"{prefix}dp_shard_size": replicas // copies,
+            f"{prefix}dp_shard_size": ranks_per_copy(job, trainer=NAME),
             f"{prefix}tp_size": 1,
             f"{prefix}cp_size": strategy.context_parallel_size,
             f"{prefix}cp_comm_strategy": "allgather",
@@ -183,20 +162,13 @@ def _notes(job: Job, *, sharded: bool) -> list[str]:
             "GradientAccumulationPlugin(sync_each_batch=True), as the plan counts"
         )
     if sharded and job.strategy.sharding == "optimizer" and job.num_microbatches > 1:
-        notes.append(
-            f"{NAME} gathers weights for each of the {job.num_microbatches} microbatches; the plan "
-            "counts one gather per step"
-        )
+        notes.append(gather_remark(job, trainer=NAME))
     if job.strategy.context_parallel_size > 1:
         notes.append(
             "context parallelism needs attention without a mask (sdpa) and the script's training "
             "step inside accelerator.maybe_context_parallel"
         )
-    if job.plan.software not in ("eager", "compiled"):
-        notes.append(
-            f"predicted with software '{job.plan.software}'; plan with --software eager or compiled"
-        )
-    return notes
+    return notes + software_remarks(job, known=("eager", "compiled"), best="eager or compiled")
 
 
 def yaml_text(settings: Mapping[str, Any], *, head: list[str]) -> str:

@@ -8,11 +8,30 @@ import json
 from typing import Any
 
 from planner.handover.job import Handed, Job
+from planner.handover.limits import check_unsplit, word_of
 from planner.handover.refusals import refusal
+from planner.handover.remarks import software_remarks
 
 NAME = "DeepSpeed"
 _STAGES = {"none": 0, "optimizer": 1, "gradients": 2, "parameters": 3}
-_MOMENTUM = 0.9
+_UNSPLIT = {
+    "tp": "its AutoTP splits by rules of its own and keeps embeddings and sequence whole",
+    "pp": "its pipelines are written in code (PipelineModule), not in the file",
+    "cp": "it splits sequences over attention heads (Ulysses), the plan by rings",
+    "ep": "its expert groups are set up in code, for its own expert layers",
+}
+_PRECISIONS: dict[str, dict[str, Any]] = {
+    "bf16": {"bf16": {"enabled": True}},
+    "fp16": {"fp16": {"enabled": True, "loss_scale": 0}},
+    "fp32": {"bf16": {"enabled": False}, "fp16": {"enabled": False}},
+}
+_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"type": "Adam", "params": {"adam_w_mode": False}},
+    "adamw": {"type": "AdamW", "params": {}},
+    "sgd": {"type": "SGD", "params": {"momentum": 0.0}},
+    "momentum": {"type": "SGD", "params": {"momentum": 0.9}},
+}
+"""Names outside its own list are looked up in ``torch.optim``."""
 
 
 def export_deepspeed(job: Job) -> Handed:
@@ -23,8 +42,8 @@ def export_deepspeed(job: Job) -> Handed:
     HandoverError
         If the file cannot say something in the plan.
     """
-    _check_axes(job)
     strategy = job.strategy
+    check_unsplit(strategy, because=_UNSPLIT, trainer=NAME, others="Megatron-LM")
     notes = [
         f"start {job.num_devices} processes: {job.launch} your_script.py",
         "model, data, learning rate and its schedule are your script's",
@@ -39,44 +58,10 @@ def export_deepspeed(job: Job) -> Handed:
         **_untested(job),
         **_recompute(job, notes),
     }
-    if job.plan.software != "deepspeed":
-        notes.append(
-            f"predicted with software '{job.plan.software}'; plan with --software deepspeed for "
-            "the times of its kernels and overlap"
-        )
+    notes += software_remarks(job, known=("deepspeed",), best="deepspeed")
     if job.plan.workload.attention != "auto":
         notes.append(f"attention={job.plan.workload.attention} is your model's to choose")
     return Handed(text=json.dumps(settings, indent=2) + "\n", notes=tuple(notes))
-
-
-def _check_axes(job: Job) -> None:
-    strategy = job.strategy
-    reasons = {
-        "tp": (
-            strategy.tensor_parallel_size,
-            "its AutoTP splits by rules of its own and keeps embeddings and sequence whole",
-        ),
-        "pp": (
-            strategy.pipeline_parallel_size,
-            "its pipelines are written in code (PipelineModule), not in the file",
-        ),
-        "cp": (
-            strategy.context_parallel_size,
-            "it splits sequences over attention heads (Ulysses), the plan by rings",
-        ),
-        "ep": (
-            strategy.expert_parallel_size,
-            "its expert groups are set up in code, for its own expert layers",
-        ),
-    }
-    for key, (size, because) in reasons.items():
-        if size > 1:
-            raise refusal(
-                NAME,
-                found=f"{key}={size}",
-                because=because,
-                instead=f"plan with {key}=1, or hand over to Megatron-LM",
-            )
 
 
 def _zero(job: Job) -> dict[str, Any]:
@@ -93,33 +78,22 @@ def _zero(job: Job) -> dict[str, Any]:
 
 
 def _precision(job: Job) -> dict[str, Any]:
-    precision = job.plan.workload.precision
-    if precision == "bf16":
-        return {"bf16": {"enabled": True}}
-    if precision == "fp16":
-        return {"fp16": {"enabled": True, "loss_scale": 0}}
-    if precision == "fp32":
-        return {"bf16": {"enabled": False}, "fp16": {"enabled": False}}
-    raise refusal(
-        NAME,
-        found=f"precision={precision}",
+    return word_of(
+        job.plan.workload.precision,
+        known=_PRECISIONS,
+        trainer=NAME,
+        key="precision",
         because="the file knows bf16, fp16 and fp32",
         instead="plan with --precision bf16",
     )
 
 
 def _optimizer(job: Job) -> dict[str, Any]:
-    """Return the optimizer; names outside its own list are looked up in ``torch.optim``."""
-    name = job.plan.workload.optimizer
-    if name == "adam":
-        return {"type": "Adam", "params": {"adam_w_mode": False}}
-    if name == "adamw":
-        return {"type": "AdamW", "params": {}}
-    if name in ("sgd", "momentum"):
-        return {"type": "SGD", "params": {"momentum": _MOMENTUM if name == "momentum" else 0.0}}
-    raise refusal(
-        NAME,
-        found=f"optimizer={name}",
+    return word_of(
+        job.plan.workload.optimizer,
+        known=_OPTIMIZERS,
+        trainer=NAME,
+        key="optimizer",
         because="it flattens weights before an optimizer sees them and has no such one itself",
         instead="plan with --optimizer adam, adamw, sgd or momentum",
     )

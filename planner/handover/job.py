@@ -54,6 +54,11 @@ class Job:
         return self.strategy.microbatch_size * self.num_microbatches
 
     @property
+    def software(self) -> str:
+        """Name of the software profile that the plan was predicted with, without its changes."""
+        return self.plan.software.partition("?")[0]
+
+    @property
     def heading(self) -> tuple[str, str]:
         """What a file says of its origin, in lines that hold no line breaks."""
         plan = self.plan

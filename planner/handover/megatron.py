@@ -8,7 +8,9 @@ commit 000c4ac24f61159c138b0975def722c65245983c; the layout text as read by
 from planner.handover.decoder import Decoder, find_decoder
 from planner.handover.job import Handed, Job
 from planner.handover.layout import check_layout, splits_whole_experts
+from planner.handover.limits import has_experts, word_of
 from planner.handover.refusals import refusal
+from planner.handover.remarks import software_remarks
 from planner.handover.stages import StageLayers, checked_stages, is_even
 
 NAME = "Megatron-LM"
@@ -43,7 +45,8 @@ def export_megatron(job: Job) -> Handed:
         *_recompute(job),
         *_training(job),
     ]
-    notes += _hints(job)
+    notes.append("data, tokenizer, learning rate and --train-iters are yours to add")
+    notes += software_remarks(job, known=("megatron",), best="megatron-core")
     return Handed(text=_shell(job, arguments, notes), notes=tuple(notes))
 
 
@@ -99,14 +102,7 @@ def _vocabulary(job: Job, decoder: Decoder, notes: list[str]) -> Arguments:
 
 def _experts(job: Job, decoder: Decoder) -> Arguments:
     strategy = job.strategy
-    if not decoder.num_experts:
-        if strategy.expert_parallel_size > 1:
-            raise refusal(
-                NAME,
-                found=f"ep={strategy.expert_parallel_size} on a model without experts",
-                because="expert parallelism splits experts",
-                instead="plan with ep=1",
-            )
+    if not has_experts(job, decoder, trainer=NAME):
         return []
     if strategy.expert_parallel_size > 1 and job.plan.workload.precision == "fp16":
         raise refusal(
@@ -223,15 +219,14 @@ _RECOMPUTE: dict[str, Arguments] = {
 
 
 def _recompute(job: Job) -> Arguments:
-    mode = job.strategy.recompute
-    if mode not in _RECOMPUTE:
-        raise refusal(
-            NAME,
-            found=f"recompute={mode}",
-            because="it recomputes attention cores or whole layers, never every second product",
-            instead=f"plan with recompute={', '.join(_RECOMPUTE)}",
-        )
-    return _RECOMPUTE[mode]
+    return word_of(
+        job.strategy.recompute,
+        known=_RECOMPUTE,
+        trainer=NAME,
+        key="recompute",
+        because="it recomputes attention cores or whole layers, never every second product",
+        instead=f"plan with recompute={', '.join(_RECOMPUTE)}",
+    )
 
 
 _OPTIMIZERS: dict[str, Arguments] = {
@@ -251,37 +246,29 @@ _PRECISIONS: dict[str, Arguments] = {
 
 def _training(job: Job) -> Arguments:
     workload = job.plan.workload
-    if workload.optimizer not in _OPTIMIZERS:
-        raise refusal(
-            NAME,
-            found=f"optimizer={workload.optimizer}",
-            because="it trains with adam (AdamW) and sgd",
-            instead="plan with --optimizer adam, adamw, sgd or momentum",
-        )
-    if workload.precision not in _PRECISIONS:
-        raise refusal(
-            NAME,
-            found=f"precision={workload.precision}",
-            because="it trains in bf16, fp16, fp8 and fp32",
-            instead="plan with --precision bf16",
-        )
+    optimizer = word_of(
+        workload.optimizer,
+        known=_OPTIMIZERS,
+        trainer=NAME,
+        key="optimizer",
+        because="it trains with adam (AdamW) and sgd",
+        instead="plan with --optimizer adam, adamw, sgd or momentum",
+    )
+    precision = word_of(
+        workload.precision,
+        known=_PRECISIONS,
+        trainer=NAME,
+        key="precision",
+        because="it trains in bf16, fp16, fp8 and fp32",
+        instead="plan with --precision bf16",
+    )
     return [
         ("--micro-batch-size", str(job.strategy.microbatch_size)),
         ("--global-batch-size", str(workload.global_batch_size)),
-        *_PRECISIONS[workload.precision],
-        *_OPTIMIZERS[workload.optimizer],
+        *precision,
+        *optimizer,
         ("--attention-backend", workload.attention),
     ]
-
-
-def _hints(job: Job) -> list[str]:
-    notes = ["data, tokenizer, learning rate and --train-iters are yours to add"]
-    if not job.plan.software.startswith("megatron"):
-        notes.append(
-            f"predicted with software '{job.plan.software}'; plan with --software megatron-core "
-            "for the times of its kernels and overlap"
-        )
-    return notes
 
 
 def _shell(job: Job, arguments: Arguments, notes: list[str]) -> str:

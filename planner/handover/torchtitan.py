@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from planner.handover.decoder import Decoder, find_decoder
 from planner.handover.job import Handed, Job
 from planner.handover.layout import check_layout, splits_whole_experts
+from planner.handover.limits import has_experts, ranks_per_copy, word_of
 from planner.handover.refusals import refusal
+from planner.handover.remarks import gather_remark, software_remarks
 from planner.handover.stages import StageLayers, checked_stages
 from planner.handover.toml_text import Tables, toml_text
 
@@ -79,23 +81,19 @@ def export_torchtitan(job: Job) -> Handed:
         **({"context_parallel_rotate_method": "allgather"} if _uses_context(job) else {}),
         **_expert(job, decoder),
     }
-    _check_precision(job)
     tables: Tables = {
         "model": {"name": flavor.model, "flavor": flavor.name},
         "training": _training(job, notes),
         "optimizer": {"name": _optimizer(job)},
         "parallelism": parallelism,
         "activation_checkpoint": _recompute(job),
-        "compile": {"enable": job.plan.software == "compiled"},
+        "compile": {"enable": job.software == "compiled"},
     }
     if job.plan.workload.precision == "fp8":
         tables["model"]["converters"] = ["float8"]
         notes.append("fp8 needs torchao, and compile.enable to be fast")
     notes.append("dataset, tokenizer (hf_assets_path), learning rate and steps are yours to set")
-    if job.plan.software not in ("eager", "compiled"):
-        notes.append(
-            f"predicted with software '{job.plan.software}'; plan with --software eager or compiled"
-        )
+    notes += software_remarks(job, known=("eager", "compiled"), best="eager or compiled")
     head = [
         *job.heading,
         f"{job.launch} -m torchtitan.train --job.config_file THIS_FILE",
@@ -152,22 +150,11 @@ def _data(job: Job, notes: list[str]) -> dict[str, int | str]:
             instead="plan with sharding=gradients, or with one microbatch per step",
         )
     if strategy.sharding == "gradients" and accumulates:
-        notes.append(
-            f"{NAME} gathers weights for each of the {job.num_microbatches} microbatches; the plan "
-            "counts one gather per step"
-        )
+        notes.append(gather_remark(job, trainer=NAME))
     reshard = "always" if strategy.sharding == "parameters" else "never"
-    copies = strategy.sharding_replicas
-    if replicas % copies:
-        raise refusal(
-            NAME,
-            found=f"replicas={copies} with dp={replicas}",
-            because="its copies are whole numbers of data-parallel ranks",
-            instead=f"plan with replicas that divide {replicas}",
-        )
     return {
-        "data_parallel_replicate_degree": copies,
-        "data_parallel_shard_degree": replicas // copies,
+        "data_parallel_replicate_degree": strategy.sharding_replicas,
+        "data_parallel_shard_degree": ranks_per_copy(job, trainer=NAME),
         "fsdp_reshard_after_forward": reshard,
     }
 
@@ -211,17 +198,18 @@ def _pipeline(job: Job, flavor: Flavor) -> dict[str, object]:
             because="it has no pipeline for that family",
             instead="plan with pp=1",
         )
-    if strategy.schedule not in _SCHEDULES:
-        raise refusal(
-            NAME,
-            found=f"schedule={strategy.schedule}",
-            because="hand-over does not know how its ranks hold the stages of that schedule",
-            instead=f"plan with schedule={', '.join(_SCHEDULES)}",
-        )
+    schedule = word_of(
+        strategy.schedule,
+        known=_SCHEDULES,
+        trainer=NAME,
+        key="schedule",
+        because="hand-over does not know how its ranks hold the stages of that schedule",
+        instead=f"plan with schedule={', '.join(_SCHEDULES)}",
+    )
     stages = checked_stages(job, num_layers=flavor.sizes[0], trainer=NAME)
     return {
         "pipeline_parallel_degree": strategy.pipeline_parallel_size,
-        "pipeline_parallel_schedule": _SCHEDULES[strategy.schedule],
+        "pipeline_parallel_schedule": schedule,
         "pipeline_parallel_microbatch_size": strategy.microbatch_size,
         "module_fqns_per_model_part": [_modules(stage) for stage in stages],
     }
@@ -237,14 +225,7 @@ def _modules(stage: StageLayers) -> list[str]:
 
 def _expert(job: Job, decoder: Decoder | None) -> dict[str, int]:
     strategy = job.strategy
-    if decoder is None or not decoder.num_experts:
-        if strategy.expert_parallel_size > 1:
-            raise refusal(
-                NAME,
-                found=f"ep={strategy.expert_parallel_size} on a model without experts",
-                because="expert parallelism splits experts",
-                instead="plan with ep=1",
-            )
+    if not has_experts(job, decoder, trainer=NAME):
         return {"expert_parallel_degree": 1}
     tp, whole = strategy.tensor_parallel_size, splits_whole_experts(job)
     degree = strategy.expert_parallel_size * (tp if whole else 1)
@@ -273,25 +254,28 @@ def _training(job: Job, notes: list[str]) -> dict[str, int | str]:
     piped = strategy.pipeline_parallel_size > 1
     if not piped and job.num_microbatches > 1:
         notes.append(f"gradients accumulate over {job.num_microbatches} microbatches")
-    mixed = "float32" if workload.precision == "fp32" else "bfloat16"
     return {
         "local_batch_size": job.samples_per_replica if piped else strategy.microbatch_size,
         "global_batch_size": workload.global_batch_size,
         "seq_len": workload.sequence_length,
-        "mixed_precision_param": mixed,
+        "mixed_precision_param": _mixed_precision(job),
         "mixed_precision_reduce": "float32",
     }
 
 
-def _check_precision(job: Job) -> None:
+_MIXED_PRECISIONS = {"bf16": "bfloat16", "fp8": "bfloat16", "fp32": "float32"}
+
+
+def _mixed_precision(job: Job) -> str:
     precision, strategy = job.plan.workload.precision, job.strategy
-    if precision not in ("fp32", "bf16", "fp8"):
-        raise refusal(
-            NAME,
-            found=f"precision={precision}",
-            because="it trains in bf16, fp8 and fp32",
-            instead="plan with --precision bf16",
-        )
+    mixed = word_of(
+        precision,
+        known=_MIXED_PRECISIONS,
+        trainer=NAME,
+        key="precision",
+        because="it trains in bf16, fp8 and fp32",
+        instead="plan with --precision bf16",
+    )
     alone = strategy.tensor_parallel_size == strategy.pipeline_parallel_size == 1
     if precision != "fp32" and not _is_sharded_by_it(job) and not alone:
         raise refusal(
@@ -300,6 +284,7 @@ def _check_precision(job: Job) -> None:
             because="it mixes precisions through FSDP or, alone, through autocast",
             instead="plan with dp=2 or more and sharding=parameters, or --precision fp32",
         )
+    return mixed
 
 
 def _is_sharded_by_it(job: Job) -> bool:
@@ -313,15 +298,14 @@ _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
 def _optimizer(job: Job) -> str:
-    name = job.plan.workload.optimizer
-    if name not in _OPTIMIZERS:
-        raise refusal(
-            NAME,
-            found=f"optimizer={name}",
-            because="it knows Adam and AdamW",
-            instead="plan with --optimizer adamw",
-        )
-    return _OPTIMIZERS[name]
+    return word_of(
+        job.plan.workload.optimizer,
+        known=_OPTIMIZERS,
+        trainer=NAME,
+        key="optimizer",
+        because="it knows Adam and AdamW",
+        instead="plan with --optimizer adamw",
+    )
 
 
 _RECOMPUTE = {
@@ -332,12 +316,11 @@ _RECOMPUTE = {
 
 
 def _recompute(job: Job) -> dict[str, str]:
-    mode = job.strategy.recompute
-    if mode not in _RECOMPUTE:
-        raise refusal(
-            NAME,
-            found=f"recompute={mode}",
-            because="it recomputes whole layers, or all but attention and every second product",
-            instead="plan with recompute=none, selective_op or full",
-        )
-    return _RECOMPUTE[mode]
+    return word_of(
+        job.strategy.recompute,
+        known=_RECOMPUTE,
+        trainer=NAME,
+        key="recompute",
+        because="it recomputes whole layers, or all but attention and every second product",
+        instead="plan with recompute=none, selective_op or full",
+    )
