@@ -20,7 +20,6 @@ from paraplan.job_options import (
     ClipNorm,
     Dataset,
     FinalLrFraction,
-    JobPrecisionOption,
     Keep,
     LearningRateOption,
     Log,
@@ -28,10 +27,10 @@ from paraplan.job_options import (
     LrSchedule,
     MaxRestarts,
     Resume,
+    RunPrecisionOption,
     SaveEvery,
     Seed,
     WarmupSteps,
-    job_wanted,
 )
 
 app = typer.Typer(
@@ -179,44 +178,22 @@ def run(
     warmup_steps: WarmupSteps = None,
     final_lr_fraction: FinalLrFraction = None,
     clip_norm: ClipNorm = None,
-    precision: JobPrecisionOption = None,
+    precision: RunPrecisionOption = None,
     seed: Seed = None,
     log: Log = None,
     log_every: LogEvery = None,
     json: Json = False,
 ) -> None:
     """Execute a plan here (or under torchrun): check it against one process, or train a job."""
-    if not 0 < timeout < float("inf"):
-        from planner.errors import StrategyError
+    from paraplan.run_options import RunOptions
+    from paraplan.verbs_run import execute_verb
 
-        raise StrategyError(f"--timeout is {timeout:g}; expected a number of seconds above 0")
-    given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
-    if dry_run:
-        from paraplan.verbs_dry_run import dry_run_verb
-
-        if out is not None or processes is not None or scale_down != 1 or job_wanted(given):
-            from planner.errors import StrategyError
-
-            raise StrategyError(
-                "--dry-run counts at the plan's own size and writes nothing; "
-                "leave out --out, --processes, --scale-down and the options of a job"
-            )
-        dry_run_verb(plan_file, timeout_s=timeout, as_json=json)
-        return
-    if job_wanted(given):
-        from paraplan.verbs_job import job_verb
-
-        job_verb(
-            plan_file, given, scale_down=scale_down, steps=steps, processes=processes,
-            timeout_s=timeout, check=check, out=out, as_json=json,
-        )  # fmt: skip
-        return
-    from paraplan.verbs_run import run_verb
-
-    run_verb(
-        plan_file, scale_down=scale_down, steps=steps, processes=processes, timeout_s=timeout,
-        check=check is not False, out=out, as_json=json,
+    job = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
+    options = RunOptions(
+        plan_file=plan_file, scale_down=scale_down, steps=steps, processes=processes,
+        timeout_s=timeout, check=check, out=out, as_json=json,
     )  # fmt: skip
+    execute_verb(options, job=job, dry_run=dry_run)
 
 
 @app.command()

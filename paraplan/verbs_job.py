@@ -7,45 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from paraplan.console import print_json, print_text, progress_bar
+from paraplan.run_options import RunOptions
 from planner.errors import StrategyError
 
 _LOG_EVERY = 10
 """Steps between printed lines where standard error is no terminal [1]."""
 
 
-def job_verb(
-    plan_file: Path,
-    given: dict[str, Any],
-    *,
-    scale_down: int,
-    steps: int,
-    processes: int | None,
-    timeout_s: float,
-    check: bool | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
     """Train a plan as a job; ``given`` holds the options of a job, None where left out."""
     from executor.job import run_job
     from executor.job_result import job_result_to_json
     from planner.plan import load_plan
 
-    if check:
+    if options.check:
         raise StrategyError("--check beside options of a job; check first, by a run of 3 steps")
-    if processes is not None and processes < 1:
-        raise StrategyError(f"--processes is {processes}; expected at least 1")
+    plan_file = options.plan_file
     plan = load_plan(plan_file)
-    target = out or plan_file.with_name("job.json")
+    target = options.out or plan_file.with_name("job.json")
     job = _settings(plan.workload.precision, given, log=plan_file.with_name("job.jsonl"))
-    with _told(job.log_every, quiet=as_json) as progress:
+    with _told(job.log_every, quiet=options.as_json) as progress:
         result = run_job(
-            plan, job, steps=steps, max_restarts=_or(given["max_restarts"], 0),
-            scale_down=scale_down, num_processes=processes, timeout_s=timeout_s,
-            seed=_or(given["seed"], 0), output=target, progress=progress,
+            plan, job, steps=options.steps, max_restarts=_or(given["max_restarts"], 0),
+            scale_down=options.scale_down, num_processes=options.processes,
+            timeout_s=options.timeout_s, seed=_or(given["seed"], 0), output=target,
+            progress=progress,
         )  # fmt: skip
     if result is None:
         return
-    if as_json:
+    if options.as_json:
         print_json(job_result_to_json(result))
     else:
         print_text(_summary(result, target))

@@ -4,46 +4,53 @@ from pathlib import Path
 from typing import Any
 
 from paraplan.console import EXIT_FAILED, print_json, print_text, progress_bar
+from paraplan.run_options import (
+    RunOptions,
+    check_dry_run_options,
+    check_run_options,
+    job_wanted,
+)
 from planner.errors import StrategyError
 
 
-def run_verb(
-    plan_file: Path,
-    *,
-    scale_down: int,
-    steps: int,
-    processes: int | None,
-    timeout_s: float,
-    check: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def execute_verb(options: RunOptions, *, job: dict[str, Any], dry_run: bool) -> None:
+    """Run a plan dry, as a training job where any option of one is given, or as a checked run."""
+    check_run_options(options)
+    if dry_run:
+        from paraplan.verbs_dry_run import dry_run_verb
+
+        check_dry_run_options(options, is_job=job_wanted(job))
+        dry_run_verb(options.plan_file, timeout_s=options.timeout_s, as_json=options.as_json)
+    elif job_wanted(job):
+        from paraplan.verbs_job import job_verb
+
+        job_verb(options, job)
+    else:
+        run_verb(options)
+
+
+def run_verb(options: RunOptions) -> None:
     """Execute a plan here, or this process's rank of it under torchrun."""
     from executor.result import result_to_json
     from executor.run import run_plan
     from planner.plan import load_plan
 
-    for flag, value in (("--scale-down", scale_down), ("--steps", steps)):
-        if value < 1:
-            raise StrategyError(f"{flag} is {value}; expected at least 1")
-    if processes is not None and processes < 1:
-        raise StrategyError(f"--processes is {processes}; expected at least 1")
-    plan = load_plan(plan_file)
-    target = out or plan_file.with_name("run.json")
-    with progress_bar(quiet=as_json) as progress:
+    plan = load_plan(options.plan_file)
+    target = options.out or options.plan_file.with_name("run.json")
+    with progress_bar(quiet=options.as_json) as progress:
         result = run_plan(
             plan,
-            scale_down=scale_down,
-            steps=steps,
-            num_processes=processes,
-            timeout_s=timeout_s,
-            check=check,
+            scale_down=options.scale_down,
+            steps=options.steps,
+            num_processes=options.processes,
+            timeout_s=options.timeout_s,
+            check=options.check is not False,
             output=target,
             progress=progress,
         )
     if result is None:
         return
-    if as_json:
+    if options.as_json:
         print_json(result_to_json(result))
     else:
         print_text(_told(result, target))
