@@ -1,7 +1,7 @@
 """One rank's part of a plan: its modules under layouts, sharding, recomputation and a schedule."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from executor.layouts import LayoutBoundary, apply_layout, pattern_of
 from executor.local_shards import LocalShards
 from executor.model_parts import ModelParts, build_model, parts_of
 from executor.pipeline import ChainStage, make_schedule
+from executor.precision import Numerics, cast_at_edges, lower_weights, numerics_of
 from executor.recompute import recompute_blocks, repeated_patterns
 from executor.recording import Recorder
 from executor.settings import RunSettings
@@ -87,6 +88,7 @@ class Assembly:
     """Context of a forward and backward pass."""
     averages_over: dist.ProcessGroup | None
     """Data-parallel group whose gradients no library layer averages."""
+    numerics: Numerics
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return this rank's parameters (possibly shards) by name."""
@@ -138,7 +140,15 @@ def assemble(
         )
     parts = parts_of(model, source=source, settings=settings, pipeline_rank=ranks.coordinate("pp"))
     layout = plan.layouts[0] if plan.layouts and shape.size("tp") > 1 else None
-    modes = partial(run_modes, shape=shape, has_layout=layout is not None, check=settings.check)
+    numerics = numerics_of(settings.precision, software=plan.software)
+    modes = partial(
+        run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
+        autocast=numerics.autocast_on(device),
+    )  # fmt: skip
+    lower_weights(
+        (module for _, module in parts.owned), numerics,
+        is_training=shape.mode == "train", is_sharded=shape.is_sharded,
+    )  # fmt: skip
     shardable = _shardable(parts)
     tensor_mesh = ranks.axis("tp")
     if layout is not None and tensor_mesh is not None:
@@ -149,7 +159,10 @@ def assemble(
     stages = {}
     for index in parts.stage_paths:
         inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh, shape=shape)
-        stages[index] = _data_parallel(inner, shardable[index], ranks=ranks, recorder=recorder)
+        cast_at_edges(inner, numerics, is_first=index == 0, is_last=index == shape.num_stages - 1)
+        stages[index] = _data_parallel(
+            inner, shardable[index], ranks=ranks, recorder=recorder, numerics=numerics
+        )
     first = next(iter(stages.values()))
     schedule = _schedule(stages, source=source, ranks=ranks, device=device, recorder=recorder)
     return Assembly(
@@ -162,13 +175,17 @@ def assemble(
         tied=_tied_groups(parts, ranks),
         modes=modes,
         averages_over=_own_average(ranks),
+        numerics=numerics,
     )
 
 
 @contextmanager
-def run_modes(*, shape: RunShape, has_layout: bool, check: bool) -> Iterator[None]:
+def run_modes(
+    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext
+) -> Iterator[None]:
     """Enter what a forward and backward pass needs: local shards, plain tensors as replicated."""
     with ExitStack() as stack:
+        stack.enter_context(autocast())
         if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
             stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
@@ -218,18 +235,22 @@ def _inner_module(
 
 
 def _data_parallel(
-    inner: nn.Module, blocks: list[nn.Module], *, ranks: RankMesh, recorder: Recorder
-) -> nn.Module:
+    inner: nn.Module, blocks: list[nn.Module], *, ranks: RankMesh, recorder: Recorder,
+    numerics: Numerics,
+) -> nn.Module:  # fmt: skip
     mesh = ranks.axis("dp")
-    is_training, sharding = ranks.shape.mode == "train", ranks.shape.sharding
+    shape = ranks.shape
     if mesh is None:
         return inner
-    if sharding == "parameters" or (is_training and sharding != "none"):
-        shard_parameters(inner, blocks, mesh=ranks.data() or mesh, sharding=sharding)
+    if shape.is_sharded:
+        shard_parameters(
+            inner, blocks, mesh=ranks.data() or mesh, sharding=shape.sharding,
+            policy=numerics.sharding_policy,
+        )  # fmt: skip
         return inner
-    if not is_training or _own_average(ranks) is not None:
+    if shape.mode != "train" or _own_average(ranks) is not None:
         return inner
-    return replicate(inner, group=mesh.get_group(), recorder=recorder)
+    return replicate(inner, group=mesh.get_group(), recorder=recorder, travels_as=numerics.reduce)
 
 
 def _own_average(ranks: RankMesh) -> dist.ProcessGroup | None:

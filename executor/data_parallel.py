@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from executor.recording import Recorder
@@ -17,9 +17,10 @@ from planner.strategy import Sharding
 
 
 def replicate(
-    module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder
-) -> DistributedDataParallel:
-    """Wrap a model in DDP whose bucket all-reduces are recorded.
+    module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder,
+    travels_as: torch.dtype = torch.float32,
+) -> DistributedDataParallel:  # fmt: skip
+    """Wrap a model in DDP whose bucket all-reduces are recorded, and sent in ``travels_as``.
 
     Gradients are views of the buckets: as copies they would take their size a second time.
     """
@@ -29,11 +30,13 @@ def replicate(
         replicated = DistributedDataParallel(
             module, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-    replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
+    replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder, travels_as))
     return replicated
 
 
-def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
+def _recorded_all_reduce(
+    group: dist.ProcessGroup, recorder: Recorder, travels_as: torch.dtype
+) -> Any:
     size = group.size()
 
     def hook(
@@ -41,7 +44,8 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[torch.Tensor]:
         start = time.monotonic()
-        flat = bucket.buffer().div_(size)
+        held_as = bucket.buffer().dtype
+        flat = bucket.buffer().div_(size).to(travels_as)
         num_bytes = flat.numel() * flat.element_size()
         is_last = bucket.is_last()
         work = dist.all_reduce(flat, group=group, async_op=True)
@@ -52,7 +56,7 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
                 recorder.add("all_reduce", axis="dp", num_bytes=num_bytes, start_s=start,
                              end_s=end, blocked_from_s=start if is_last else end)  # fmt: skip
             reduced: torch.Tensor = done.value()[0]
-            return reduced
+            return reduced.to(held_as)
 
         future: torch.futures.Future[torch.Tensor] = work.get_future().then(finish)
         return future
@@ -61,8 +65,9 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
 
 
 def shard_parameters(
-    module: nn.Module, blocks: Iterable[nn.Module], *, mesh: DeviceMesh, sharding: Sharding
-) -> FSDPModule:
+    module: nn.Module, blocks: Iterable[nn.Module], *, mesh: DeviceMesh, sharding: Sharding,
+    policy: MixedPrecisionPolicy,
+) -> FSDPModule:  # fmt: skip
     """Shard parameters, gradients and optimizer state over a mesh axis by FSDP2.
 
     ``parameters`` frees the gathered weights after each forward; ``optimizer`` and ``gradients``
@@ -70,8 +75,8 @@ def shard_parameters(
     """
     frees = sharding == "parameters"
     for block in blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=frees)
-    return fully_shard(module, mesh=mesh, reshard_after_forward=frees)
+        fully_shard(block, mesh=mesh, reshard_after_forward=frees, mp_policy=policy)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=frees, mp_policy=policy)
 
 
 def prepare_microbatch(module: nn.Module, *, sharding: Sharding, is_last: bool) -> None:

@@ -96,7 +96,7 @@ def run_job(
             plan, run_dir=Path(folder), world=world, scale_down=scale_down, steps=steps,
             num_processes=num_processes, timeout_s=timeout_s, learning_rate=job.learning_rate.peak,
             global_batch_size=plan.workload.global_batch_size if scale_down == 1 else None,
-            seed=seed, check=False,
+            seed=seed, check=False, precision=job.precision,
         )  # fmt: skip
         if world is None:
             with _locked(job):

@@ -42,6 +42,11 @@ class RunShape:
         return dict(self.axes).get(axis, 1)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP holds the weights: in inference only ``parameters`` shards anything."""
+        return self.sharding == "parameters" or (self.mode == "train" and self.sharding != "none")
+
+    @property
     def num_processes(self) -> int:
         """Ranks of the run."""
         return prod(size for _, size in self.axes)

@@ -103,17 +103,20 @@ class Trainer:
         return float(torch.stack(losses).mean()) if losses else None
 
     def _sync(self) -> None:
-        parameters = self.assembly.parameters()
+        parameters, travels_as = self.assembly.parameters(), self.assembly.numerics.reduce
         tensor_mesh = self.ranks.axis("tp")
         if tensor_mesh is not None:
             reduce_partial_gradients(
-                list(parameters.values()), mesh=tensor_mesh, recorder=self.recorder
-            )
-        sum_tied_gradients(self.assembly.tied, parameters, recorder=self.recorder)
+                list(parameters.values()), mesh=tensor_mesh, recorder=self.recorder,
+                travels_as=travels_as,
+            )  # fmt: skip
+        sum_tied_gradients(
+            self.assembly.tied, parameters, recorder=self.recorder, travels_as=travels_as
+        )
         if self.assembly.averages_over is not None:
             average_over_data_ranks(
                 list(parameters.values()), group=self.assembly.averages_over,
-                recorder=self.recorder,
+                recorder=self.recorder, travels_as=travels_as,
             )  # fmt: skip
 
 

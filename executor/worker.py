@@ -17,6 +17,7 @@ from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
+from executor.precision import allow_tf32
 from executor.recording import Recorder
 from executor.result import RunResult, result_to_json, write_atomically
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings, progress_total
@@ -110,6 +111,7 @@ def make_trainer(
 ) -> tuple[Trainer, float]:
     """Build a rank's part of the model; return it and the memory held before [B]."""
     shape = settings.shape
+    allow_tf32(settings.precision, device=device)
     base_bytes = memory.held_bytes(device)
     ranks = make_mesh(shape, device_type=device.type)
     recorder = Recorder(

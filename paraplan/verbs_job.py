@@ -42,8 +42,9 @@ def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
 
 
 def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> Any:
-    from executor.job_settings import JobSettings, job_precision
+    from executor.job_settings import JobSettings
     from executor.learning_rate import LearningRate
+    from executor.settings import run_precision
 
     rate = LearningRate(
         peak=_or(given["learning_rate"], 1e-3),
@@ -59,7 +60,7 @@ def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> An
         keep=_or(given["keep"], 2),
         start="resume" if given["resume"] else "new",
         clip_norm=given["clip_norm"],
-        precision=job_precision(planned_precision, given["precision"]),
+        precision=run_precision(planned_precision, given["precision"]),
         log_path=_absolute(given["log"] or log),
         log_every=_or(given["log_every"], _LOG_EVERY),
     )
