@@ -27,7 +27,6 @@ from paraplan.job_options import (
     LrSchedule,
     MaxRestarts,
     Resume,
-    RunPrecisionOption,
     SaveEvery,
     Seed,
     WarmupSteps,
@@ -166,6 +165,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count collectives, at the plan's world size.")
     ] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32, bf16 or plan (a check: fp32, a job: plan).")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="run.json to write.")] = None,
     dataset: Dataset = None,
     save_every: SaveEvery = None,
@@ -178,7 +180,6 @@ def run(
     warmup_steps: WarmupSteps = None,
     final_lr_fraction: FinalLrFraction = None,
     clip_norm: ClipNorm = None,
-    precision: RunPrecisionOption = None,
     seed: Seed = None,
     log: Log = None,
     log_every: LogEvery = None,
@@ -191,7 +192,7 @@ def run(
     job = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
     options = RunOptions(
         plan_file=plan_file, scale_down=scale_down, steps=steps, processes=processes,
-        timeout_s=timeout, check=check, out=out, as_json=json,
+        timeout_s=timeout, check=check, precision=precision, out=out, as_json=json,
     )  # fmt: skip
     execute_verb(options, job=job, dry_run=dry_run)
 

@@ -32,15 +32,11 @@ FinalLrFraction = Annotated[
     float | None, _option("--final-lr-fraction", help="Where linear and cosine end (0).")
 ]
 ClipNorm = Annotated[float | None, _option("--clip-norm", help="Largest norm of all gradients.")]
-RunPrecisionOption = Annotated[
-    str | None, _option("--precision", help="fp32, tf32, bf16 (else the plan's).")
-]
 Seed = Annotated[int | None, _option("--seed", help="Of weights, samples and dropout (0).")]
 Log = Annotated[Path | None, _option("--log", help="JSON Lines, one per step.")]
 LogEvery = Annotated[int | None, _option("--log-every", help="Steps between printed lines (10).")]
 
 JOB_OPTIONS = (
     "dataset", "save_every", "checkpoint_dir", "keep", "resume", "max_restarts", "learning_rate",
-    "lr_schedule", "warmup_steps", "final_lr_fraction", "clip_norm", "precision", "seed", "log",
-    "log_every",
+    "lr_schedule", "warmup_steps", "final_lr_fraction", "clip_norm", "seed", "log", "log_every",
 )  # fmt: skip

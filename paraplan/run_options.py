@@ -24,6 +24,8 @@ class RunOptions:
     """How long a rank may be silent [s]."""
     check: bool | None = None
     """Whether to compare with one process; None is the verb's own habit."""
+    precision: str | None = None
+    """``fp32``, ``tf32``, ``bf16`` or ``plan``; None is the verb's own habit."""
     out: Path | None = None
     as_json: bool = False
 
@@ -65,8 +67,9 @@ def check_dry_run_options(options: RunOptions, *, is_job: bool) -> None:
     ignored = (field.name for field in fields(RunOptions) if field.name not in _ANY_RUN)
     if is_job or any(getattr(options, name) != getattr(plain, name) for name in ignored):
         raise StrategyError(
-            "--dry-run counts at the plan's own size and writes nothing; leave out --scale-down, "
-            "--steps, --processes, --check, --out and the options of a job"
+            "--dry-run counts at the plan's own size and precision and writes nothing; leave out "
+            "--scale-down, --steps, --processes, --check, --precision, --out and the options of a "
+            "job"
         )
 
 

@@ -18,6 +18,7 @@ def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
     """Train a plan as a job; ``given`` holds the options of a job, None where left out."""
     from executor.job import run_job
     from executor.job_result import job_result_to_json
+    from executor.settings import run_precision
     from planner.plan import load_plan
 
     if options.check:
@@ -25,7 +26,8 @@ def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
     plan_file = options.plan_file
     plan = load_plan(plan_file)
     target = options.out or plan_file.with_name("job.json")
-    job = _settings(plan.workload.precision, given, log=plan_file.with_name("job.jsonl"))
+    precision = run_precision(plan.workload.precision, options.precision)
+    job = _settings(given, precision=precision, log=plan_file.with_name("job.jsonl"))
     with _told(job.log_every, quiet=options.as_json) as progress:
         result = run_job(
             plan, job, steps=options.steps, max_restarts=_or(given["max_restarts"], 0),
@@ -41,10 +43,9 @@ def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
         print_text(_summary(result, target))
 
 
-def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> Any:
+def _settings(given: dict[str, Any], *, precision: Any, log: Path) -> Any:
     from executor.job_settings import JobSettings
     from executor.learning_rate import LearningRate
-    from executor.settings import run_precision
 
     rate = LearningRate(
         peak=_or(given["learning_rate"], 1e-3),
@@ -60,7 +61,7 @@ def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> An
         keep=_or(given["keep"], 2),
         start="resume" if given["resume"] else "new",
         clip_norm=given["clip_norm"],
-        precision=run_precision(planned_precision, given["precision"]),
+        precision=precision,
         log_path=_absolute(given["log"] or log),
         log_every=_or(given["log_every"], _LOG_EVERY),
     )

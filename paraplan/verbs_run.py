@@ -33,6 +33,7 @@ def run_verb(options: RunOptions) -> None:
     """Execute a plan here, or this process's rank of it under torchrun."""
     from executor.result import result_to_json
     from executor.run import run_plan
+    from executor.settings import run_precision
     from planner.plan import load_plan
 
     plan = load_plan(options.plan_file)
@@ -45,6 +46,7 @@ def run_verb(options: RunOptions) -> None:
             num_processes=options.processes,
             timeout_s=options.timeout_s,
             check=options.check is not False,
+            precision=run_precision(plan.workload.precision, options.precision or "fp32"),
             output=target,
             progress=progress,
         )
@@ -61,7 +63,8 @@ def run_verb(options: RunOptions) -> None:
 def _told(result: Any, target: Path) -> str:
     axes = " x ".join(f"{axis}={size}" for axis, size in result.axes) or "one process"
     lines = [
-        f"ran {result.model} as {axes} on {result.num_processes} processes ({result.backend})",
+        f"ran {result.model} as {axes} on {result.num_processes} processes "
+        f"({result.backend}, {result.precision})",
         f"step {result.measured_step_time_s:.3f} s, "
         f"peak {result.peak_memory_bytes / 1e6:.0f} MB per rank, "
         f"losses {', '.join(f'{loss:.5f}' for loss in result.losses)}",
