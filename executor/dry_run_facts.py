@@ -17,8 +17,8 @@ class Facts:
 
     units: int
     """Modules that FSDP gathers and reduces one at a time, 0 without FSDP [1]."""
-    padding_bytes: float
-    """What FSDP adds to one gather of all units so that first dimensions divide [B]."""
+    padding_elements: float
+    """What FSDP adds to one gather of all units so that first dimensions divide [1]."""
     buckets: int
     """Messages that average gradients over data-parallel ranks without FSDP, 0 if none do [1]."""
 
@@ -36,7 +36,7 @@ def facts_of(assembly: Assembly, ranks: RankMesh) -> Facts:
     groups = [group for unit in units if (group := unit._get_fsdp_state()._fsdp_param_group)]
     return Facts(
         units=len(groups),
-        padding_bytes=sum(_padding_bytes(group.fsdp_params, ranks) for group in groups),
+        padding_elements=sum(_padding_elements(group.fsdp_params, ranks) for group in groups),
         buckets=_num_buckets(assembly, modules),
     )
 
@@ -46,14 +46,14 @@ def _stage_modules(schedule: object) -> list[nn.Module | None]:
     return [stage.submod for stage in stages if stage is not None]
 
 
-def _padding_bytes(parameters: Iterable[object], ranks: RankMesh) -> float:
-    """Return gathered minus whole bytes of the parameters of one unit [B]."""
+def _padding_elements(parameters: Iterable[object], ranks: RankMesh) -> float:
+    """Return gathered minus whole elements of the parameters of one unit [1]."""
     total = 0.0
     size = ranks.shape.size("dp") // ranks.shape.replicas
     for parameter in parameters:
         padded = parameter.padded_sharded_param_size.numel() * size  # type: ignore[attr-defined]
         whole = parameter._orig_size.numel()  # type: ignore[attr-defined]
-        total += (padded - whole) * parameter.sharded_param.element_size()  # type: ignore[attr-defined]
+        total += padded - whole
     return total
 
 

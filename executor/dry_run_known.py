@@ -160,17 +160,20 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
         times["all_reduce"] = 1
     for kind, often in times.items():
         listed = rank.simulated.get(("dp", kind), Count(count=0, num_bytes=0.0))
+        problem = step.problem
+        item = problem.state.gathered if kind == "all_gather" else problem.gradient_bytes
+        padding = facts.padding_elements * item
         yield _difference(
             ("dp", kind), facts.units * often - listed.count, 0.0,
             f"FSDP sends its {facts.units} units one by one; the model fills buckets",
         )  # fmt: skip
         yield _difference(
             ("dp", kind), 0.0,
-            facts.padding_bytes * often / (shards if kind == "all_reduce" else 1),
+            padding * often / (shards if kind == "all_reduce" else 1),
             "FSDP pads first dimensions that the data ranks do not divide",
         )  # fmt: skip
         if kind == "all_gather" and sharding == "parameters" and pp > 1 and rank.is_training:
-            once = listed.num_bytes / often + facts.padding_bytes
+            once = listed.num_bytes / often + padding
             yield _difference(
                 ("dp", kind), facts.units, once,
                 "in a pipeline torch gathers once more, for the first backward",
@@ -268,6 +271,12 @@ def _partial_gradients(rank: _Rank) -> Iterator[KnownDifference]:
     often = rank.per_microbatch if any(call.when == "backward" for call in calls) else 1
     listed = sum(call.count for call in calls)
     key = ("tp", "all_reduce")
+    if rank.facts.units:
+        narrower = 1.0 - step.problem.workload.compute_bytes / step.problem.gradient_bytes
+        yield _difference(
+            key, 0.0, -sum(kept) * often * narrower,
+            "FSDP sums partial gradients in the precision of the kernels",
+        )  # fmt: skip
     yield _difference(
         key, 0.0, -whole * often,
         "torch finds the gradient of a row-split product's bias from whole outputs; "

@@ -15,6 +15,7 @@ from executor.dry_run_fake import join_fake_world, pretended_peers
 from executor.dry_run_model import entering_activations
 from executor.model_parts import all_stages
 from executor.optimizer import ShardOptimizer
+from executor.precision import numerics_of
 from executor.recording import Recorder
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.training import Trainer
@@ -73,7 +74,10 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
     if shape.size("pp") > 1:
         with torch.device("meta"):
             stages = all_stages(source.chain(source.build()), settings)
-        entering = entering_activations(source, shape=shape, stage_paths=stages)
+        entering = entering_activations(
+            source, shape=shape, stage_paths=stages,
+            numerics=numerics_of(settings.precision, software=plan.software),
+        )  # fmt: skip
     with pretended_peers(entering):
         assembly = assemble(
             plan, settings, source=source, ranks=ranks, device=device, recorder=recorder

@@ -42,6 +42,10 @@ class Numerics:
             return nullcontext
         return partial(torch.autocast, device.type, dtype=self.compute, cache_enabled=False)
 
+    def entering(self, value: Any) -> Any:
+        """Return what enters a model in the precision of its first kernels."""
+        return value if self.autocasts else _cast_all(value, self.compute)
+
     @property
     def sharding_policy(self) -> MixedPrecisionPolicy:
         """FSDP's part: it gathers weights in ``compute`` and reduces gradients in ``reduce``."""
@@ -131,12 +135,12 @@ def cast_at_edges(module: nn.Module, numerics: Numerics, *, is_first: bool, is_l
         return
 
     def enter(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        return _cast_all((args, kwargs), numerics.compute)
+        return numerics.entering((args, kwargs))
 
     def leave(_: nn.Module, __: Any, output: Any) -> Any:
         return _cast_all(output, torch.float32)
 
-    if is_first and not numerics.autocasts:
+    if is_first:
         module.register_forward_pre_hook(enter, with_kwargs=True)
     if is_last:
         module.register_forward_hook(leave)
