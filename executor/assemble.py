@@ -15,7 +15,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
-from executor.layouts import LayoutBoundary, apply_layout, pattern_of
+from executor.layouts import LayoutBoundary, apply_layout, pattern_of, placement_of
 from executor.local_shards import LocalShards
 from executor.model_parts import ModelParts, build_model, parts_of
 from executor.pipeline import ChainStage, make_schedule
@@ -24,6 +24,7 @@ from executor.recompute import recompute_blocks, repeated_patterns
 from executor.recording import Recorder
 from executor.settings import RunSettings
 from executor.shape import RunShape
+from executor.split_loss import Loss, split_loss
 from planner.models.source import ModelSource
 from planner.plan import Plan, PlannedLayout
 
@@ -86,6 +87,8 @@ class Assembly:
     """Parameters held by several pipeline ranks -> the group that sums their gradients."""
     modes: Modes
     """Context of a forward and backward pass."""
+    loss: Loss
+    """Loss of what the last module hands out."""
     averages_over: dist.ProcessGroup | None
     """Data-parallel group whose gradients no library layer averages."""
     numerics: Numerics
@@ -164,7 +167,10 @@ def assemble(
             inner, shardable[index], ranks=ranks, recorder=recorder, numerics=numerics
         )
     first = next(iter(stages.values()))
-    schedule = _schedule(stages, source=source, ranks=ranks, device=device, recorder=recorder)
+    loss = source.loss
+    if layout is not None and tensor_mesh is not None:
+        loss = split_loss(loss, placement=placement_of(layout.model_output), mesh=tensor_mesh)
+    schedule = _schedule(stages, loss=loss, ranks=ranks, device=device, recorder=recorder)
     return Assembly(
         module=first if schedule is None else None,
         schedule=schedule,
@@ -174,6 +180,7 @@ def assemble(
         owned=parts.owned,
         tied=_tied_groups(parts, ranks),
         modes=modes,
+        loss=loss,
         averages_over=_own_average(ranks),
         numerics=numerics,
     )
@@ -231,6 +238,7 @@ def _inner_module(
         input_placement=layout.model_input if index == 0 else "R",
         carries_from=between if index > 0 else "R",
         carries_to=between if index < shape.num_stages - 1 else "R",
+        output_placement=layout.model_output if index == shape.num_stages - 1 else "R",
     )  # fmt: skip
 
 
@@ -270,7 +278,7 @@ def _own_average(ranks: RankMesh) -> dist.ProcessGroup | None:
 def _schedule(
     stages: Mapping[int, nn.Module],
     *,
-    source: ModelSource,
+    loss: Loss,
     ranks: RankMesh,
     device: torch.device,
     recorder: Recorder,
@@ -281,7 +289,7 @@ def _schedule(
     shape = ranks.shape
     return make_schedule(
         stages, num_stages=shape.num_stages, schedule=shape.schedule,
-        num_microbatches=shape.num_microbatches, loss=source.loss, device=device,
+        num_microbatches=shape.num_microbatches, loss=loss, device=device,
         group=mesh.get_group(), recorder=recorder,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from planner.layouts.exchanges import (
     reader_exchange,
 )
 from planner.layouts.flows import Flow, TensorState, output_layout, tensor_flows
+from planner.layouts.placements import model_output
 from planner.layouts.reshard import REPLICATED, reshard_kind
 from planner.layouts.terms import CollectiveUse
 
@@ -100,6 +101,8 @@ def _whole_logits(rank: _Rank) -> Iterator[KnownDifference]:
     """Yield what changes as the output is made whole before the loss, which exchanges nothing."""
     step = rank.step
     if step.mesh.tp == 1 or step.stages.num_stages - 1 not in rank.stages:
+        return
+    if model_output(step.problem.graph, step.layout.choices) != REPLICATED:
         return
     setting, states = _circumstances(step)
     reason = "the output is gathered before the loss; the model splits the loss"

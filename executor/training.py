@@ -72,7 +72,7 @@ class Trainer:
             with self.assembly.modes():
                 with self.recorder.region("forward", "compute", stage=0, microbatch=index):
                     output = module(*micro.inputs, **micro.keywords)
-                    loss = self.source.loss(output, micro.targets)
+                    loss = self.assembly.loss(output, micro.targets)
                 with self.recorder.region("backward", "compute", stage=0, microbatch=index):
                     (loss / count).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -82,7 +82,7 @@ class Trainer:
         region = self.recorder.region("forward", "compute", stage=0, microbatch=index)
         with torch.no_grad(), self.assembly.modes(), region:
             output = module(*micro.inputs, **micro.keywords)
-            return float(self.source.loss(output, micro.targets))
+            return float(self.assembly.loss(output, micro.targets))
 
     def _pipelined(self, own: Batch) -> float | None:
         assembly = self.assembly

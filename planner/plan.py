@@ -102,6 +102,8 @@ class PlannedLayout(_Frozen):
     """Module path -> layout changes at its entry and exit."""
     model_input: Placement = "R"
     """Layout in which every rank is handed its inputs (``S0``: its slice of the batch)."""
+    model_output: Placement = "R"
+    """Layout in which the model's output goes to the loss (``S<last>``: classes split)."""
     executable: bool = True
     not_executable_because: str = ""
 
