@@ -75,9 +75,7 @@ def judge(
         gradients = {name: g for report in reports for name, g in report.gradients.items()}
         exact = None
         if numerics.is_mixed:
-            exact = run_reference(
-                source, settings, slices_per_step=slices, numerics=Numerics()
-            ).gradients
+            exact = run_reference(source, settings, slices_per_step=slices, numerics=Numerics())
         comparison = compare_with_reference(losses, gradients, reference, exact=exact)
     times = tuple(max(step) for step in zip(*(r.step_times_s for r in reports), strict=True))
     peaks = tuple(report.peak_bytes for report in reports)
