@@ -305,6 +305,7 @@ _COMMAND_LINE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 """click's error family; typer carries its own copy of click in some versions."""
+_ROOMS = ("hardware_profiles", "simulator", "planner", "executor", "paraplan")
 _OPTION_KEYS = (
     "model", "cluster", "global_batch", "seq_len", "precision", "optimizer", "mode", "attention",
     "software", "strategy",
@@ -331,6 +332,8 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return _tell_usage(error)
     except ValueError as error:
         return _tell(error)
+    except ModuleNotFoundError as error:
+        return _tell_missing(error)
     except BrokenPipeError:
         return EXIT_DONE
     if status == EXIT_INTERRUPTED:
@@ -347,6 +350,18 @@ def _tell_usage(error: Any) -> int:
     where = context.command_path if context is not None else "paraplan"
     message = one_line(error.format_message()).rstrip(".")
     print_text(f"{where}: {message}; see '{where} --help'", to_stderr=True)
+    return EXIT_WRONG_USE
+
+
+def _tell_missing(error: ModuleNotFoundError) -> int:
+    """Tell that a package is not installed; a module of ours that is missing is a defect."""
+    package = (error.name or "").partition(".")[0]
+    if package in _ROOMS:
+        raise error
+    print_text(
+        f"paraplan: package {package!r} is not installed; install paraplan again with all it needs",
+        to_stderr=True,
+    )
     return EXIT_WRONG_USE
 
 

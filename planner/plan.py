@@ -152,7 +152,10 @@ def load_plan(path: str | Path) -> Plan:
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; make one with 'paraplan plan'") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise PlanError(
+            f"{path}: cannot be read ({reason}); expected a plan written by 'paraplan plan'"
+        ) from None
     except json.JSONDecodeError as error:
         raise PlanError(
             f"{path}: not JSON, line {error.lineno} column {error.colno}: {error.msg}; "
@@ -169,4 +172,6 @@ def load_plan(path: str | Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{path}: {where}: {first['msg']}") from None
+        raise PlanError(
+            f"{path}: {where}: {first['msg']}; make the plan anew with 'paraplan plan'"
+        ) from None

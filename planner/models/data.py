@@ -48,6 +48,9 @@ def token_batch(
 def cross_entropy(output: Any, targets: torch.Tensor | None) -> torch.Tensor:
     """Return the mean cross entropy, in fp32, over everything but the last dimension [nat]."""
     if targets is None:
-        raise ModelError("cross entropy without targets: expected class numbers in the batch")
+        raise ModelError(
+            "cross entropy without targets: expected class numbers in the batch; "
+            "let the dataset or targets() give them"
+        )
     logits = output.flatten(0, -2) if output.dim() > 2 else output  # noqa: PLR2004 (matrix)
     return functional.cross_entropy(logits.float(), targets.flatten())
