@@ -9,17 +9,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
+from executor.expert_parallel import shard_experts, spread_experts
+from executor.gradient_averages import GradientAverage, needs_own_average, own_averages
 from executor.layouts import LayoutBoundary, apply_layout, pattern_of, placement_of
 from executor.local_shards import LocalShards
 from executor.model_parts import ModelParts, build_model, parts_of
 from executor.pipeline import ChainStage, make_schedule
 from executor.precision import Numerics, cast_at_edges, lower_weights, numerics_of
+from executor.rank_mesh import EXPERT_COPIES, RankMesh
 from executor.recompute import recompute_blocks, repeated_patterns
 from executor.recording import Recorder
 from executor.settings import RunSettings
@@ -29,44 +32,6 @@ from planner.models.source import ModelSource
 from planner.plan import Plan, PlannedLayout
 
 Modes = Callable[[], AbstractContextManager[Any]]
-
-
-COPIES_AND_SHARDS = ("dp_replicate", "dp_shard")
-"""The data axis in two, outermost first: copies of what is sharded, and its shards."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankMesh:
-    """The device mesh of a run and where this rank sits in it."""
-
-    mesh: DeviceMesh | None
-    """None for a single process."""
-    shape: RunShape
-
-    def axis(self, name: str) -> DeviceMesh | None:
-        """Return the one-dimensional mesh of an axis, None where its size is 1."""
-        return None if self.mesh is None or self.shape.size(name) == 1 else self.mesh[name]
-
-    def data(self) -> DeviceMesh | None:
-        """Return the mesh to shard over: two-dimensional where shards have copies."""
-        if self.mesh is not None and self.shape.replicas > 1:
-            return self.mesh[COPIES_AND_SHARDS]
-        return self.axis("dp")
-
-    def coordinate(self, name: str) -> int:
-        """Return this rank's position on an axis."""
-        axis = self.axis(name)
-        return 0 if axis is None else axis.get_local_rank()
-
-    def groups(self) -> dict[str, str]:
-        """Return process group name -> axis."""
-        axes = ((name, self.axis(name)) for name, _ in self.shape.axes)
-        found: dict[str, str] = {
-            axis.get_group().group_name: name for name, axis in axes if axis is not None
-        }
-        if self.mesh is not None and self.shape.replicas > 1:
-            found |= {self.mesh[n].get_group().group_name: "dp" for n in COPIES_AND_SHARDS}
-        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +54,8 @@ class Assembly:
     """Context of a forward and backward pass."""
     loss: Loss
     """Loss of what the last module hands out."""
-    averages_over: dist.ProcessGroup | None
-    """Data-parallel group whose gradients no library layer averages."""
+    averages: tuple[GradientAverage, ...]
+    """Gradients that no library layer averages."""
     numerics: Numerics
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -101,26 +66,6 @@ class Assembly:
             if parameter is not None:
                 found[name] = parameter
         return found
-
-
-def make_mesh(shape: RunShape, *, device_type: str) -> RankMesh:
-    """Build the device mesh of a run."""
-    if shape.num_processes == 1:
-        return RankMesh(mesh=None, shape=shape)
-    names, sizes = zip(*_mesh_axes(shape), strict=True)
-    mesh = init_device_mesh(device_type, sizes, mesh_dim_names=names)
-    if shape.replicas > 1:
-        mesh[COPIES_AND_SHARDS]._flatten("dp")
-    return RankMesh(mesh=mesh, shape=shape)
-
-
-def _mesh_axes(shape: RunShape) -> Iterator[tuple[str, int]]:
-    """Yield the mesh axes, the data axis in two where shards have copies."""
-    for name, size in shape.axes:
-        if name == "dp" and shape.replicas > 1:
-            yield from zip(COPIES_AND_SHARDS, (shape.replicas, size // shape.replicas), strict=True)
-        else:
-            yield name, size
 
 
 def assemble(
@@ -148,10 +93,8 @@ def assemble(
         run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
         autocast=numerics.autocast_on(device),
     )  # fmt: skip
-    lower_weights(
-        (module for _, module in parts.owned), numerics,
-        is_training=shape.mode == "train", is_sharded=shape.is_sharded,
-    )  # fmt: skip
+    experts = _spread(parts, ranks)
+    _lower_all(parts, experts, numerics=numerics, ranks=ranks)
     shardable = _shardable(parts)
     tensor_mesh = ranks.axis("tp")
     if layout is not None and tensor_mesh is not None:
@@ -164,8 +107,9 @@ def assemble(
         inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh, shape=shape)
         cast_at_edges(inner, numerics, is_first=index == 0, is_last=index == shape.num_stages - 1)
         stages[index] = _data_parallel(
-            inner, shardable[index], ranks=ranks, recorder=recorder, numerics=numerics
-        )
+            inner, shardable[index], experts=experts, ranks=ranks, recorder=recorder,
+            numerics=numerics,
+        )  # fmt: skip
     first = next(iter(stages.values()))
     loss = source.loss
     if layout is not None and tensor_mesh is not None:
@@ -181,7 +125,7 @@ def assemble(
         tied=_tied_groups(parts, ranks),
         modes=modes,
         loss=loss,
-        averages_over=_own_average(ranks),
+        averages=own_averages(parts.slots, expert_names=_names_in(experts, parts), ranks=ranks),
         numerics=numerics,
     )
 
@@ -243,36 +187,50 @@ def _inner_module(
 
 
 def _data_parallel(
-    inner: nn.Module, blocks: list[nn.Module], *, ranks: RankMesh, recorder: Recorder,
-    numerics: Numerics,
+    inner: nn.Module, blocks: list[nn.Module], *, experts: tuple[nn.Module, ...],
+    ranks: RankMesh, recorder: Recorder, numerics: Numerics,
 ) -> nn.Module:  # fmt: skip
-    mesh = ranks.axis("dp")
-    shape = ranks.shape
+    mesh, shape = ranks.data(), ranks.shape
     if mesh is None:
         return inner
     if shape.is_sharded:
-        shard_parameters(
-            inner, blocks, mesh=ranks.data() or mesh, sharding=shape.sharding,
-            policy=numerics.sharding_policy,
+        policy = numerics.sharding_policy
+        whole = shard_experts(
+            experts, copies=ranks.axis(EXPERT_COPIES), sharding=shape.sharding,
+            num_losses=mesh.size(), policy=policy,
         )  # fmt: skip
+        shard_parameters(
+            inner, blocks, mesh=mesh, sharding=shape.sharding, policy=policy, leaving=whole
+        )
         return inner
-    if shape.mode != "train" or _own_average(ranks) is not None:
+    if shape.mode != "train" or needs_own_average(shape):
         return inner
-    return replicate(inner, group=mesh.get_group(), recorder=recorder, travels_as=numerics.reduce)
+    return replicate(
+        inner, group=mesh.get_group(), axis=ranks.data_label, recorder=recorder,
+        travels_as=numerics.reduce, leaving=experts,
+    )  # fmt: skip
 
 
-def _own_average(ranks: RankMesh) -> dist.ProcessGroup | None:
-    """Return the data-parallel group where neither DDP nor FSDP averages gradients.
+def _spread(parts: ModelParts, ranks: RankMesh) -> tuple[nn.Module, ...]:
+    """Keep this rank's experts where a plan spreads them; return their layers."""
+    mesh = ranks.axis("ep")
+    return () if mesh is None else spread_experts(parts.owned, mesh=mesh)
 
-    DDP flattens parameters and cannot hold distributed ones, and torch's pipeline calls backward in
-    a way that its hooks do not follow for all schedules.
-    """
-    mesh = ranks.axis("dp")
+
+def _lower_all(
+    parts: ModelParts, experts: tuple[nn.Module, ...], *, numerics: Numerics, ranks: RankMesh
+) -> None:
+    """Make all modules read their weights in the run's precision."""
     shape = ranks.shape
-    is_plain = shape.size("tp") == 1 and shape.size("pp") == 1
-    if mesh is None or shape.sharding != "none" or is_plain:
-        return None
-    return mesh.get_group()
+    is_training, leaves = shape.mode == "train", ranks.axis(EXPERT_COPIES) is None
+    for _, module in parts.owned:
+        is_sharded = shape.is_sharded and not (leaves and module in experts)
+        lower_weights([module], numerics, is_training=is_training, is_sharded=is_sharded)
+
+
+def _names_in(layers: tuple[nn.Module, ...], parts: ModelParts) -> Iterator[str]:
+    """Yield the names of the parameters that some layers own."""
+    return (name for name, (owner, _) in parts.slots.items() if owner in layers)
 
 
 def _schedule(

@@ -12,6 +12,7 @@ from executor.dry_run_counts import Count, Counts, Key
 from executor.dry_run_facts import Facts
 from executor.dry_run_simulated import SimulatedStep, items_of, simulated_calls, simulated_setting
 from executor.gradients import BUCKET_BYTES
+from planner.feasibility import num_experts
 from planner.gradient_sync import tied_shards
 from planner.layouts.costs import Setting, operator_cost
 from planner.layouts.evaluate import tensor_layouts
@@ -32,6 +33,10 @@ _LOSS = "loss:"
 _BIAS = "aten.add_bias"
 _HEAVY = ("matmul", "convolution", "attention", "normalization", "embedding")
 """Operators that save something for backward, so that recomputation has to reach them."""
+_WAYS = 2
+"""Tokens travel to an expert layer and back [1]."""
+_COUNT_BYTES = 8
+"""Of a number of tokens, an int64 [B]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +90,7 @@ def known_differences(
     rank = _Rank(step=step, simulated=simulated, facts=facts, pipeline_rank=pipeline_rank)
     rules: tuple[Callable[[_Rank], Iterator[KnownDifference]], ...] = (
         _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _early_stop,
-        _no_all_to_all,
+        _no_all_to_all, _token_counts,
     )  # fmt: skip
     nothing = Count(count=0, num_bytes=0.0)
     return [found for rule in rules for found in rule(rank) if found.change != nothing]
@@ -323,6 +328,25 @@ def _after_last_saved(rank: _Rank, operators: tuple[str, ...]) -> frozenset[str]
     graph = rank.step.problem.graph
     heavy = [i for i, name in enumerate(operators) if graph.operator(name).kind in _HEAVY]
     return frozenset(operators[max(heavy, default=len(operators)) :])
+
+
+def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
+    """Before tokens travel to their experts, ranks tell each other how many come."""
+    step = rank.step
+    experts = num_experts(step.problem)
+    if step.mesh.ep == 1 or experts is None:
+        return
+    is_full = step.strategy.recompute == "full" and rank.is_training
+    for stage in rank.stages:
+        for item in items_of(step, stage):
+            uses = [use for use in step.units[item].communication if use.axis == "ep"]
+            ways = sum(use.count for use in uses if use.phase == "forward")
+            passes = 2 if is_full and step.items.is_recomputed[item] else 1
+            count = ways / _WAYS * passes * rank.per_microbatch
+            yield _difference(
+                ("ep", "all_to_all"), count, count * experts * _COUNT_BYTES,
+                "ranks tell each other how many tokens come for each expert",
+            )  # fmt: skip
 
 
 def _no_all_to_all(rank: _Rank) -> Iterator[KnownDifference]:

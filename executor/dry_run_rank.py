@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from executor.assemble import assemble, make_mesh
+from executor.assemble import assemble
 from executor.dry_run_counts import Count, IssuedCollectives, Key, counts_from_json, counts_to_json
 from executor.dry_run_facts import Facts, facts_of
 from executor.dry_run_fake import join_fake_world, pretended_peers
@@ -16,6 +16,7 @@ from executor.dry_run_model import entering_activations
 from executor.model_parts import all_stages
 from executor.optimizer import ShardOptimizer
 from executor.precision import numerics_of
+from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.training import Trainer
@@ -100,4 +101,4 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
         with issued:
             trainer.forward_backward(batch)
             trainer.update()
-    return Issued(rank=rank, counts=issued.counts, facts=facts_of(assembly, ranks))
+    return Issued(rank=rank, counts=issued.counts, facts=facts_of(assembly))

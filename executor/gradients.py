@@ -47,15 +47,40 @@ def reduce_partial_gradients(
 
 
 def average_over_data_ranks(
-    parameters: Sequence[nn.Parameter], *, group: dist.ProcessGroup, recorder: Recorder,
+    parameters: Sequence[nn.Parameter],
+    *,
+    group: dist.ProcessGroup | None,
+    num_losses: int,
+    axis: str,
+    recorder: Recorder,
     travels_as: torch.dtype = torch.float32,
-) -> None:  # fmt: skip
-    """Average gradients over data-parallel ranks, which hold equal shards of equal parameters."""
-    scale = 1.0 / group.size()
+) -> None:
+    """Average gradients over data-parallel ranks, which hold equal shards of equal parameters.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Weights whose gradients are whole on this rank.
+    group : ProcessGroup or None
+        The ranks that hold the same; None scales alone.
+    num_losses : int
+        Mean losses whose gradients the sum holds [1].
+    axis : str
+        The group's mesh axes, for the record.
+    recorder : Recorder
+        Told of each all-reduce.
+    travels_as : dtype
+        Of the gradients on the way.
+    """
+    scale = 1.0 / num_losses
     held = [p for p in parameters if p.grad is not None]
     locals_ = [local_of(p.grad) for p in held if p.grad is not None]
+    if group is None:
+        for local in locals_:
+            local.mul_(scale)
+        return
     averaged = _all_reduce_flat(
-        locals_, group, scale=scale, recorder=recorder, axis="dp", travels_as=travels_as
+        locals_, group, scale=scale, recorder=recorder, axis=axis, travels_as=travels_as
     )
     for old, new in zip(locals_, averaged, strict=True):
         old.copy_(new)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 from executor.errors import RunError
@@ -11,7 +11,7 @@ from planner.plan import Plan
 from planner.strategy import Recompute, Schedule, Sharding, Strategy, parse_strategy
 
 MAX_LOCAL_PROCESSES = 8
-_GROWTH_ORDER = ("tp", "pp", "dp")
+_GROWTH_ORDER = ("tp", "pp", "cp", "dp")
 """Axes take the processes at hand in this order, one prime factor each in turn."""
 _SCALED_MICROBATCHES_PER_STAGE = 2
 
@@ -34,6 +34,8 @@ class RunShape:
     mode: Literal["train", "infer"]
     replicas: int = 1
     """Copies of what is sharded over data ranks."""
+    expert_size: int = 1
+    """Data and context ranks among which experts are spread."""
     notes: tuple[str, ...] = ()
     """In what the run differs from the plan."""
 
@@ -67,7 +69,7 @@ def shrink_axes(
 ) -> tuple[tuple[str, int], ...]:
     """Shrink mesh axes until at most ``num_processes`` ranks remain, keeping as many axes as fit.
 
-    Axes start at 1 and take one prime factor each in turn, in the order tp, pp, dp.
+    Axes start at 1 and take one prime factor each in turn, in the order tp, pp, cp, dp.
 
     Parameters
     ----------
@@ -130,6 +132,7 @@ def shape_of_run(
     sizes = dict(shrunk)
     shrunk = tuple((axis, size) for axis, size in shrunk if size > 1)
     pp, tp = sizes.get("pp", 1), sizes.get("tp", 1)
+    data_ranks = sizes.get("dp", 1) * sizes.get("cp", 1)
     is_interleaved = strategy.schedule == "interleaved" and pp > 1
     shape = RunShape(
         axes=shrunk,
@@ -138,15 +141,21 @@ def shape_of_run(
         sequence_length=sequence_length,
         schedule=strategy.schedule if is_interleaved or pp == 1 else _plain(strategy),
         virtual_stages=strategy.virtual_stages if is_interleaved else 1,
-        sharding=strategy.sharding if sizes.get("dp", 1) > 1 else "none",
+        sharding=strategy.sharding if data_ranks > 1 else "none",
         recompute=strategy.recompute,
         sequence_parallel=strategy.sequence_parallel and tp > 1,
         optimizer=plan.workload.optimizer,
         mode=plan.workload.mode,
-        replicas=_copies(strategy, sizes.get("dp", 1)),
+        replicas=_copies(strategy, data_ranks),
+        expert_size=gcd(strategy.expert_parallel_size, data_ranks),
     )
     if shape.replicas != strategy.sharding_replicas:
         notes.append(f"one copy of the shards in place of {strategy.sharding_replicas}")
+    if shape.expert_size != strategy.expert_parallel_size:
+        notes.append(
+            f"experts spread over {shape.expert_size} ranks in place of "
+            f"{strategy.expert_parallel_size}"
+        )
     batch = global_batch_size
     if batch is None and (scale_down > 1 or shrunk != axes):
         batch = _scaled_batch(strategy, shape)

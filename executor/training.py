@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from executor.assemble import Assembly, RankMesh
+from executor.assemble import Assembly
 from executor.data_parallel import prepare_microbatch
 from executor.errors import RunError
 from executor.gradients import (
@@ -16,6 +16,7 @@ from executor.gradients import (
     sum_tied_gradients,
 )
 from executor.optimizer import ShardOptimizer
+from executor.rank_mesh import RankMesh
 from executor.recording import Recorder
 from planner.models.source import Batch, ModelSource
 
@@ -113,10 +114,11 @@ class Trainer:
         sum_tied_gradients(
             self.assembly.tied, parameters, recorder=self.recorder, travels_as=travels_as
         )
-        if self.assembly.averages_over is not None:
+        for average in self.assembly.averages:
             average_over_data_ranks(
-                list(parameters.values()), group=self.assembly.averages_over,
-                recorder=self.recorder, travels_as=travels_as,
+                [parameters[name] for name in average.names], group=average.group,
+                num_losses=average.num_losses, axis=average.label, recorder=self.recorder,
+                travels_as=travels_as,
             )  # fmt: skip
 
 

@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from executor import memory
-from executor.assemble import assemble, make_mesh
+from executor.assemble import assemble
 from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
 from executor.precision import allow_tf32
+from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
 from executor.result import RunResult, result_to_json, write_atomically
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings, progress_total
