@@ -15,6 +15,7 @@ from executor.dry_run_fake import join_fake_world, pretended_peers
 from executor.dry_run_model import entering_activations
 from executor.model_parts import all_stages
 from executor.optimizer import ShardOptimizer
+from executor.optimizer_choice import optimizer_that_runs
 from executor.precision import numerics_of
 from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
@@ -86,7 +87,7 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
         optimizer = None
         if shape.mode == "train":
             optimizer = ShardOptimizer(
-                shape.optimizer, list(assembly.parameters().values()),
+                optimizer_that_runs(shape), list(assembly.parameters().values()),
                 learning_rate=settings.learning_rate,
             )  # fmt: skip
         trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,

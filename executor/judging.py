@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from executor.optimizer import RUNS_AS
+from executor.optimizer_choice import optimizer_that_runs
 from executor.precision import Numerics, numerics_of, precision_notes
 from executor.reference import (
     GRADIENT_TOLERANCE,
@@ -150,9 +150,8 @@ def _notes(plan: Plan, settings: RunSettings, measured: Measured) -> list[str]:
     shape = settings.shape
     if shape.schedule == "1f1b" and shape.num_microbatches < shape.num_stages:
         notes.append("1f1b with fewer microbatches than stages ran in gpipe's order")
-    if settings.shape.optimizer in RUNS_AS:
-        name = settings.shape.optimizer
-        notes.append(f"optimizer {name} ran as {RUNS_AS[name]}")
+    if optimizer_that_runs(shape) != shape.optimizer:
+        notes.append(f"optimizer {shape.optimizer} ran as {optimizer_that_runs(shape)}")
     if settings.check:
         notes.append("dropout is off, so that both runs compute the same function")
     if measured.foreign_load_cores > _NOISY_CORES:

@@ -10,6 +10,7 @@ from torch import nn
 from executor.assemble import run_modes
 from executor.model_parts import build_model
 from executor.optimizer import ShardOptimizer
+from executor.optimizer_choice import optimizer_that_runs
 from executor.precision import Numerics, cast_at_edges, lower_weights
 from executor.settings import RunSettings
 from executor.training import rows_of
@@ -77,7 +78,7 @@ def run_reference(
     autocast = numerics.autocast_on(torch.device("cpu"))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = ShardOptimizer(
-        shape.optimizer, list(named.values()), learning_rate=settings.learning_rate
+        optimizer_that_runs(shape), list(named.values()), learning_rate=settings.learning_rate
     )
     losses: list[float] = []
     gradients: dict[str, torch.Tensor] = {}

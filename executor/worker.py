@@ -17,6 +17,7 @@ from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
+from executor.optimizer_choice import optimizer_that_runs
 from executor.precision import allow_tf32
 from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
@@ -125,7 +126,7 @@ def make_trainer(
     optimizer = None
     if shape.mode == "train":
         optimizer = ShardOptimizer(
-            shape.optimizer, list(assembly.parameters().values()),
+            optimizer_that_runs(shape), list(assembly.parameters().values()),
             learning_rate=settings.learning_rate,
         )  # fmt: skip
     trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,
