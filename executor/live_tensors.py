@@ -17,8 +17,10 @@ from executor.training import Trainer, rows_of
 from planner.models.source import Batch
 
 NUM_WARM_UP = 2
-"""Steps before the measured one: the optimizer makes its state in the first, DDP lays out its
+"""Steps before the measured ones: the optimizer makes its state in the first, DDP lays out its
 buckets anew in the second."""
+NUM_MEASURED = 3
+"""Their median counts: gloo releases what it has sent or received when its thread comes to it."""
 _LIBRARY = "*c10.*"
 _FLAG = "FLAGS_caffe2_report_cpu_memory_usage"
 """torch's own switch: its CPU allocator then keeps the sum of all live blocks, whichever thread
@@ -39,7 +41,7 @@ class TensorMemory:
 def step_memory(
     make_trainer: Callable[[], Trainer], *, global_batch_size: int, sequence_length: int
 ) -> TensorMemory | None:
-    """Build a rank's part of a model, train some steps and measure the last one.
+    """Build a rank's part of a model, train some steps and measure the last ones.
 
     On the CPU and on CUDA it is the same quantity: bytes that torch's allocator has handed out
     (``torch.cuda.max_memory_allocated``), without its slack, libraries' code and the interpreter.
@@ -62,27 +64,17 @@ def step_memory(
         trainer = make_trainer()
         if trainer.device.type == "cpu" and not is_counted:
             return None
-        batches = [
-            _own_rows(trainer, global_batch_size, sequence_length, number)
-            for number in range(NUM_WARM_UP + 1)
-        ]
-        for batch in batches[:-1]:
+        batch = _own_rows(trainer, global_batch_size, sequence_length)
+        for _ in range(NUM_WARM_UP):
             _step(trainer, batch)
-        gc.collect()
-        del batches[:-1]
-        if dist.is_initialized():
-            dist.barrier()
-        if trainer.device.type == "cuda":
-            return _on_cuda(trainer, batches[-1], before=before)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            _step(trainer, batches[-1])
-    return _of_events(profiler.profiler.kineto_results.experimental_event_tree())
+        found = [_measured(trainer, batch, before=before) for _ in range(NUM_MEASURED)]
+    return sorted(found, key=lambda one: one.peak_bytes)[NUM_MEASURED // 2]
 
 
-def _own_rows(trainer: Trainer, size: int, length: int, number: int) -> Batch:
+def _own_rows(trainer: Trainer, size: int, length: int) -> Batch:
     """Return the rank's rows of a made-up batch, without the rest of it."""
     ranks = trainer.ranks
-    whole = trainer.source.make_batch(size, length, number)
+    whole = trainer.source.make_batch(size, length, 0)
     own = rows_of(whole, ranks.coordinate("dp"), ranks.shape.size("dp"))
 
     def copied(value: Any) -> Any:
@@ -98,6 +90,17 @@ def _own_rows(trainer: Trainer, size: int, length: int, number: int) -> Batch:
 def _step(trainer: Trainer, own: Batch) -> None:
     trainer.forward_backward_own(own)
     trainer.update()
+
+
+def _measured(trainer: Trainer, batch: Batch, *, before: float) -> TensorMemory:
+    gc.collect()
+    if dist.is_initialized():
+        dist.barrier()
+    if trainer.device.type == "cuda":
+        return _on_cuda(trainer, batch, before=before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        _step(trainer, batch)
+    return _of_events(profiler.profiler.kineto_results.experimental_event_tree())
 
 
 def _on_cuda(trainer: Trainer, batch: Batch, *, before: float) -> TensorMemory:

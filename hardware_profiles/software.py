@@ -86,6 +86,11 @@ class SoftwareProfile:
     pure_low_precision: bool = False
     """Mixed precision without any fp32 copy: 16-bit weights and moments, and 16-bit gradients
     unless ``gradient_precision`` says fp32."""
+    copies_messages: bool = False
+    """Gathers and reductions of sharded data parallelism run in a copy of the whole (gloo)."""
+    fuses_split_loss: bool = False
+    """The loss of classes that ranks share makes the gradient of the logits alone, from the
+    probabilities it kept (``executor/split_loss.py``)."""
     fuses_cross_entropy: bool = False
     """The loss makes its gradient in the place of the probabilities it kept (Megatron Core,
     ``cross_entropy_loss_fusion``)."""

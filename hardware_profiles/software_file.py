@@ -38,6 +38,8 @@ OPTIONAL_SWITCHES = (
     "frees_gradients",
     "fully_shards",
     "keeps_dummy_gradients",
+    "copies_messages",
+    "fuses_split_loss",
     "fuses_cross_entropy",
     "pure_low_precision",
 )

@@ -70,6 +70,10 @@ class ItemCosts:
     lazy_workspace_bytes: Floats
     """The same with the item's own gradients of parameters made on the way [B]."""
     lazy_selective_workspace_bytes: Floats
+    after_loss_workspace_bytes: Floats
+    """As ``lazy_workspace_bytes``, once the loss has run backward [B]."""
+    output_bytes: Floats
+    """Of ``saved_bytes``, what is held until the whole backward pass is through [B]."""
     parameter_tensors: Floats
     """Parameter tensors, whole or shards [1]."""
     weight_bytes: Floats
@@ -149,6 +153,8 @@ def item_costs(
         selective_workspace_bytes=spread(lambda unit: unit.selective_workspace_bytes),
         lazy_workspace_bytes=spread(lambda unit: unit.lazy_workspace_bytes),
         lazy_selective_workspace_bytes=spread(lambda unit: unit.lazy_selective_workspace_bytes),
+        after_loss_workspace_bytes=spread(lambda unit: unit.after_loss_workspace_bytes),
+        output_bytes=spread(lambda unit: unit.output_bytes),
         parameter_tensors=np.array([num_parameter_tensors(graph, u) for u in graph.units])[repeat],
         weight_bytes=spread(lambda unit: unit.weight_bytes),
         parameters={

@@ -8,11 +8,16 @@ from numpy.typing import NDArray
 
 from hardware_profiles.device import DeviceKind
 from hardware_profiles.software import SoftwareProfile
-from planner.gathered_memory import gathered_of_items, gathered_of_stage
+from planner.gathered_memory import (
+    gathered_of_items,
+    gathered_of_stage,
+    reduction_of_items,
+)
 from planner.gradient_sync import shard_group
+from planner.item_memory import ItemMemory
 from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
-from planner.state_memory import FP32_BYTES, StateBytes, sharded_state_bytes
+from planner.state_memory import StateBytes, sharded_state_bytes
 from planner.strategy import Recompute, Sharding
 
 Floats = NDArray[np.float64]
@@ -30,7 +35,6 @@ MEMORY_TERMS = (
 _NO_TENSORS = ("fixed", "allocator")
 """Terms beside tensors: context, libraries, and what the allocator holds back."""
 _BUCKETS_IN_TURN = 2.0
-_ROOT_AND_QUOTIENT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,13 +145,9 @@ def step_memory(
     late_bytes = np.where(is_late, state_terms["gradients"] / elements, 0.0)[stage % pp]
     missing = late_bytes * (np.add.reduceat(items.parameters, items.starts)[stage]
                             - items.parameters_after)  # fmt: skip
-    whole_here = moment.sharding == "none"
-    needs = np.where(
-        is_late[stage % pp] & whole_here, items.lazy[recompute], items.transient[recompute]
-    )
-    gathered = gathered_of_items(
-        items, sharding=moment.sharding, state=moment.state, software=moment.software,
-        stays=moment.stays_gathered,
+    needs, gathered = _beside_activations(
+        items, recompute=recompute, moment=moment, is_late=is_late[stage % pp],
+        late_bytes=late_bytes,
     )  # fmt: skip
     so_far = items.saved_so_far(recompute)
     worst = _worst_item(so_far + needs + gathered - missing, items.starts)
@@ -184,23 +184,65 @@ def step_memory(
     return {term: np.where(is_update, update[term], backward[term]) for term in backward}
 
 
+def _beside_activations(
+    items: ItemMemory,
+    *,
+    recompute: Recompute,
+    moment: Moment,
+    is_late: NDArray[np.bool_],
+    late_bytes: Floats,
+) -> tuple[Floats, Floats]:
+    """Return per item what its backward pass needs for itself, and what is whole meanwhile [B].
+
+    Torch's FSDP2 makes an item's gradients whole and anew, and gathers its weights once the loss
+    is through. With a library that gathers in a copy, that copy is there when the item starts. When
+    its gradients are reduced, what it kept is gone, and its shard of them (``late_bytes`` per
+    element where none was there before) is new.
+    """
+    software, state, sharding = moment.software, moment.state, moment.sharding
+    gathered = gathered_of_items(
+        items, sharding=sharding, state=state, software=software, stays=moment.stays_gathered
+    )
+    lazy = items.lazy[recompute]
+    has_units = (
+        software.fully_shards and sharding in ("gradients", "parameters")
+        and not moment.stays_gathered
+    )  # fmt: skip
+    is_new = is_late & (sharding == "none") | has_units
+    needs: Floats = np.where(is_new, lazy, items.transient[recompute])
+    needs = needs + items.output_after
+    if software.frees_gradients:
+        needs = needs + state.gradients * items.waiting
+    if not has_units:
+        return needs, gathered
+    behind_loss = needs + items.after_loss - items.lazy["none"]
+    behind = items.output + items.output_after + items.entry - items.saved[recompute]
+    reduced = behind + reduction_of_items(
+        items, sharding=sharding, state=state, software=software, shard_bytes=late_bytes
+    )
+    start = items.output_after + items.arriving + gathered + _gather_copies(items, moment)
+    most = np.maximum.reduce([needs, behind_loss + gathered, reduced, start])
+    return needs, most - needs
+
+
+def _gather_copies(items: ItemMemory, moment: Moment) -> Floats:
+    """Return the copy in which the unit before an item is gathered while the item starts [B]."""
+    if moment.sharding != "parameters" or not moment.software.copies_messages:
+        return np.zeros(items.num_items)
+    return moment.state.gathered * items.neighbour_units(-1)
+
+
 def _update_bytes(
     stages: StageCosts, state_terms: Mapping[str, Floats], *, mesh: MeshShape, moment: Moment
 ) -> Floats:
     """Return what the optimizer holds for itself while it runs per pipeline rank [B].
 
-    Copies of all it updates, or where it goes tensor by tensor two of the largest (torch's
-    single-tensor Adam: a root and a quotient); an item stands for its largest tensor.
+    Copies of all it updates; none where one kernel updates a tensor (torch's ``fused=True``).
     """
     at_once, state = moment.software.optimizer_temporary_bytes, moment.state
-    if state.optimizer == 0 or not (at_once > 0 or moment.software.frees_gradients):
+    if state.optimizer == 0 or at_once == 0:
         return np.zeros(mesh.pp)
-    kept = state_terms["optimizer"] / state.optimizer
-    if at_once > 0:
-        return at_once * kept
-    share = kept / np.maximum(per_rank_sum(stages.total_parameters(), mesh.pp), 1.0)
-    largest = per_rank_max(stages.largest_item_parameters, mesh.pp)
-    return _ROOT_AND_QUOTIENT * FP32_BYTES * largest * share
+    return at_once * state_terms["optimizer"] / state.optimizer
 
 
 def _makes_gradients_late(mesh: MeshShape, in_flight: Floats, moment: Moment) -> NDArray[np.bool_]:

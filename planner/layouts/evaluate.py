@@ -26,7 +26,7 @@ from planner.layouts.exchanges import (
     reader_exchange,
 )
 from planner.layouts.flows import Flow, TensorState, tensor_flows
-from planner.layouts.kept import kept_bytes
+from planner.layouts.kept import kept_bytes, output_bytes
 from planner.layouts.liveness import Transients, backward_transients, held_bytes
 from planner.layouts.problem import shared_parameters
 from planner.layouts.reshard import PARTIAL
@@ -159,7 +159,8 @@ def _terms(
 ) -> UnitTerms:
     costs = {name: operator_cost(setting, name, layout.choices[name]) for name in unit.operators}
     kept = kept_bytes(setting, unit, layout, costs, states)
-    saved = sum(kept.values())
+    output = output_bytes(setting, unit, states)
+    saved = sum(kept.values()) + output
     scores = sum(cost.score_bytes for cost in costs.values())
     boundary_bytes = _boundary_bytes(setting, unit, states)
     if setting.workload.is_training:
@@ -192,6 +193,8 @@ def _terms(
         selective_workspace_bytes=transients.selective,
         lazy_workspace_bytes=transients.lazy,
         lazy_selective_workspace_bytes=transients.lazy_selective,
+        after_loss_workspace_bytes=transients.after_loss,
+        output_bytes=output,
         weight_bytes=_weight_bytes(setting, unit, costs),
         tied_parameters=_tied_parameters(setting, unit, states),
     )

@@ -26,7 +26,7 @@ def kept_bytes(
 
     A tensor is kept as its producer holds it. Where a product reads it gathered, Megatron-LM keeps
     the shard and gathers again (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2); torch's
-    layers keep what they read. A training loop that holds the model's output keeps it as well.
+    layers keep what they read.
     """
     kept = {
         name: cost.saved_bytes + _partial_bytes(setting, name, cost, states)
@@ -38,10 +38,17 @@ def kept_bytes(
             extra = _gathered_bytes(setting, unit, flow, layout, states)
             for name, num_bytes in extra.items():
                 kept[name] += num_bytes
-    if software.keeps_output and setting.workload.is_training:
-        for tensor, reader in _model_outputs(setting.graph, unit):
-            kept[reader] += held_bytes(setting, tensor, states)
     return kept
+
+
+def output_bytes(setting: Setting, unit: Unit, states: Mapping[str, TensorState]) -> float:
+    """Return the model's output, where the unit has it and the loop that trains holds it [B].
+
+    Nothing else keeps it; it is there until the backward pass is through.
+    """
+    if not (setting.software.keeps_output and setting.workload.is_training):
+        return 0.0
+    return sum(held_bytes(setting, name, states) for name in _model_outputs(setting.graph, unit))
 
 
 def _partial_bytes(
@@ -95,9 +102,9 @@ def _gathered_bytes(
 
 
 @lru_cache(maxsize=1024)
-def _model_outputs(graph: ModelGraph, unit: Unit) -> tuple[tuple[str, str], ...]:
-    """Return (tensor, reader) where the loss reads what the model wrote and nothing keeps."""
-    found: dict[str, str] = {}
+def _model_outputs(graph: ModelGraph, unit: Unit) -> tuple[str, ...]:
+    """Return the tensors that the loss reads, the model wrote and nothing keeps."""
+    found: dict[str, None] = {}
     for name in unit.operators:
         if not name.startswith(_LOSS):
             continue
@@ -106,5 +113,5 @@ def _model_outputs(graph: ModelGraph, unit: Unit) -> tuple[tuple[str, str], ...]
             if producer is None or producer.startswith(_LOSS):
                 continue
             if not graph.operator(producer).saved:
-                found.setdefault(operand.tensor, name)
-    return tuple(found.items())
+                found.setdefault(operand.tensor)
+    return tuple(found)

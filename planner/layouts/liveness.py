@@ -29,11 +29,16 @@ class Transients:
     lazy: float
     """As ``plain``, with the gradients of the unit's parameters made on the way, counted here."""
     lazy_selective: float
+    after_loss: float
+    """As ``lazy``, from where a sharded unit's weights are gathered: without the loss."""
 
     @classmethod
     def always(cls, num_bytes: float) -> Self:
         """Return the same in every case [B]."""
-        return cls(plain=num_bytes, selective=num_bytes, lazy=num_bytes, lazy_selective=num_bytes)
+        return cls(
+            plain=num_bytes, selective=num_bytes, lazy=num_bytes, lazy_selective=num_bytes,
+            after_loss=num_bytes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +164,7 @@ def backward_transients(
     total = sum(saved)
     scores = sum(cost.score_bytes for cost in order)
     left, left_scores, made = total, scores, 0.0
-    peak = Transients(plain=-total, selective=-total, lazy=-total, lazy_selective=-total)
+    peak = Transients.always(-total)
     for at in range(len(order) - 1, -1, -1):
         cost = order[at]
         now = sum(live.values()) + cost.workspace_bytes
@@ -169,11 +174,13 @@ def backward_transients(
         selective = left - total + now + cost.score_bytes
         weight = cost.weight_gradient_bytes
         made += gradient_bytes * cost.num_parameters
+        is_loss = setting.graph.operator(unit.operators[at]).kind == "loss"
         peak = Transients(
             plain=max(peak.plain, plain + weight),
             selective=max(peak.selective, selective + weight),
             lazy=max(peak.lazy, plain + made),
             lazy_selective=max(peak.lazy_selective, selective + made),
+            after_loss=peak.after_loss if is_loss else max(peak.after_loss, plain + made),
         )
         for name in flows.outputs[at]:
             live.pop(name, None)

@@ -76,6 +76,8 @@ class UnitTerms:
     lazy_workspace_bytes: float = 0.0
     """As ``workspace_bytes``, with the gradients of the unit's own parameters made so far [B]."""
     lazy_selective_workspace_bytes: float = 0.0
+    after_loss_workspace_bytes: float = 0.0
+    """As ``lazy_workspace_bytes``, once the loss has run backward [B]."""
     op_recompute_s: float = 0.0
     """Extra compute in backward under op-level recomputation [s]."""
     op_recompute_flops: float = 0.0
@@ -85,6 +87,8 @@ class UnitTerms:
     forward_calls: float = 0.0
     """Kernels that the host launches for the forward pass [1]."""
     backward_calls: float = 0.0
+    output_bytes: float = 0.0
+    """Of ``saved_bytes``, the model's output, held until the whole backward pass is through [B]."""
     weight_bytes: float = 0.0
     """Weights of products in the compute precision, of equal experts one [B]."""
     tied_parameters: float = 0.0

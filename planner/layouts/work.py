@@ -20,6 +20,7 @@ from planner.layouts.sizes import (
     expert_labels,
     flat_labels,
     item_bytes,
+    num_elements,
     read_labels,
 )
 from planner.layouts.traffic import operator_traffic
@@ -150,21 +151,38 @@ def own_copies_bytes(operator: Operator, cut: Cut) -> float:
     probabilities are made (Megatron-LM, ``vocab_parallel_cross_entropy(output.float())``); as one
     kernel its gradient takes the place of the probabilities, and 16-bit logits remain. Unfused
     attention makes the gradients of probabilities and scores; a fused kernel sums the query's
-    gradient in fp32 (FlashAttention-2, arXiv:2307.08691, algorithm 2). In inference it is all that
-    enters and leaves.
+    gradient in fp32 (FlashAttention-2, arXiv:2307.08691, algorithm 2). DTensor makes the gradient
+    of a table that ranks share by words whole before it is cut (torch,
+    ``tensor/_ops/_embedding_ops.py``, whose backward rules have no such split). In inference it is
+    all that enters and leaves.
     """
     inputs, outputs, _ = endpoint_bytes(operator, cut)
     if not cut.workload.is_training:
         return inputs + outputs
     if operator.kind == "loss" and cut.software.fuses_cross_entropy:
         return -inputs / 2.0
+    if operator.kind == "loss" and cut.software.fuses_split_loss and _splits_classes(operator, cut):
+        return 0.0
     if operator.kind == "loss":
         return inputs / 2.0 if cut.software.fuses_elementwise else inputs
     if operator.kind != "attention":
-        return 0.0
+        return _whole_table_bytes(operator, cut)
     if attention_kernel(cut) == "unfused":
         return 2.0 * _scores(operator, cut) * cut.workload.compute_bytes
     return outputs / cut.workload.compute_bytes * _FP32_BYTES
+
+
+def _whole_table_bytes(operator: Operator, cut: Cut) -> float:
+    is_shared = any(i.label == cut.choice and i.kind == "lookup" for i in operator.indices)
+    if not (is_shared and cut.software.fully_shards):
+        return 0.0
+    held = sum(num_elements(flat_labels(p.dims), cut.sizes) for p in operator.parameters)
+    return held * cut.workload.compute_bytes
+
+
+def _splits_classes(operator: Operator, cut: Cut) -> bool:
+    """Whether ranks share the classes of a loss, not its samples."""
+    return any(i.label == cut.choice and i.kind == "coupled" for i in operator.indices)
 
 
 def _flops(operator: Operator, terms: tuple[FlopTerm, ...], cut: Cut) -> float:

@@ -55,6 +55,15 @@ def test_the_held_output_is_the_logits() -> None:
     assert held - gone == pytest.approx(2 * S * B * 50257)
 
 
+def test_a_tied_gradient_waits_for_the_embeddings_and_is_added_into_a_third() -> None:
+    strategy = "dp=8,microbatch=1,recompute=full"
+    anew = terms_of(strategy, gradient_buckets="views", keeps_output=False)
+    buffers = terms_of(strategy, gradient_buckets="views", keeps_output=False,
+                       frees_gradients=False, gradient_accumulation_bytes=8.0)  # fmt: skip
+    table = 4 * 50257 * 768
+    assert anew["workspace"] - buffers["workspace"] == pytest.approx(2 * table, rel=0.02)
+
+
 def test_dummy_gradients_are_one_block_of_16_bit_weights() -> None:
     with_dummies = terms_of("dp=1,microbatch=16", keeps_dummy_gradients=True)
     without = terms_of("dp=1,microbatch=16")
