@@ -89,7 +89,7 @@ def block_times(
             _calls(units, "backward", mesh=mesh) + tensors * (accumulation > 0),
             "backward",
         ),
-        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward"),
+        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward") + software.checkpoint_s,
     )
 
 
