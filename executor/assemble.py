@@ -91,7 +91,7 @@ def assemble(
     numerics = numerics_of(settings.precision, software=plan.software)
     modes = partial(
         run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
-        autocast=numerics.autocast_on(device),
+        autocast=numerics.autocast_on(device), seen=SeenDropout(),
     )  # fmt: skip
     experts = _spread(parts, ranks)
     _lower_all(parts, experts, numerics=numerics, ranks=ranks)
@@ -130,19 +130,37 @@ def assemble(
     )
 
 
+@dataclass(kw_only=True, slots=True)
+class SeenDropout:
+    """Whether a model drops anything, which its first pass tells."""
+
+    found: bool | None = None
+    """None before the first pass."""
+
+
 @contextmanager
 def run_modes(
-    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext
-) -> Iterator[None]:
-    """Enter what a forward and backward pass needs: local shards, plain tensors as replicated."""
+    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext,
+    seen: SeenDropout | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Enter what a forward and backward pass needs: local shards, plain tensors as replicated.
+
+    Looking at every call of torch costs some 2 % of a small model's step: a check that is the only
+    reason to look, and that found no dropout in a pass before (``seen``), looks no more.
+    """
+    seen = seen or SeenDropout()
     with ExitStack() as stack:
         stack.enter_context(autocast())
         if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
             stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
-        if has_layout or selective or check:
-            stack.enter_context(LocalShards(recompute_attention=selective, drop_dropout=check))
+        looks = check and seen.found is not False
+        shards = LocalShards(recompute_attention=selective, drop_dropout=check)
+        if has_layout or selective or looks:
+            stack.enter_context(shards)
         yield
+        if looks:
+            seen.found = shards.has_dropped or bool(seen.found)
 
 
 def _recomputed(parts: ModelParts, plan: Plan) -> Iterator[list[nn.Module]]:

@@ -33,21 +33,23 @@ from simulator.timeline import Span
 
 def run_local_rank(run_dir: Path) -> None:
     """Run one rank of the settings in a folder that all ranks share."""
-    run_rank(load_settings(run_dir / SETTINGS_FILE), run_dir=run_dir)
+    settings = load_settings(run_dir / SETTINGS_FILE)
+    run_rank(load_plan(settings.plan_path), settings, run_dir=run_dir)
 
 
-def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:
-    """Run one rank of a plan; rank 0 returns the result and writes it.
+def run_rank(plan: Plan, settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:
+    """Run one rank of a plan; rank 0 returns the result, and writes it into the run's folder.
 
     Parameters
     ----------
+    plan : Plan
+        The plan.
     settings : RunSettings
         What to run.
     run_dir : Path or None
         Folder shared by the processes of a local run, used to find each other; None to join the
         group that torchrun's environment describes.
     """
-    plan = load_plan(settings.plan_path)
     source = resolve_model(settings.model)
     device = join(settings, run_dir=run_dir)
     rank = dist.get_rank()
@@ -65,7 +67,9 @@ def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None
         backend=backend, device=device.type,
     )  # fmt: skip
     result = judge(plan, settings, source=source, measured=measured)
-    write_atomically(settings.result_path, json.dumps(result_to_json(result), indent=1) + "\n")
+    if run_dir is not None:
+        text = json.dumps(result_to_json(result), indent=1) + "\n"
+        write_atomically(settings.result_path, text)
     return result
 
 
