@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from executor import memory
 from executor.assemble import assemble
+from executor.death import die_with_parent
 from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
@@ -75,6 +76,8 @@ def run_rank(plan: Plan, settings: RunSettings, *, run_dir: Path | None) -> RunR
 
 def join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
     """Join the other ranks; return this one's device."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun leaves its ranks alive when it is killed
+        die_with_parent(os.getppid())
     torch.set_num_threads(settings.threads_per_process)
     world = settings.shape.num_processes
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
