@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
+from executor.context_parallel import Context, make_context
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
 from executor.expert_parallel import shard_experts, spread_experts
 from executor.gradient_averages import GradientAverage, needs_own_average, own_averages
@@ -54,6 +55,8 @@ class Assembly:
     """Context of a forward and backward pass."""
     loss: Loss
     """Loss of what the last module hands out."""
+    context: Context | None
+    """This rank's positions of each sample, where they are cut."""
     averages: tuple[GradientAverage, ...]
     """Gradients that no library layer averages."""
     numerics: Numerics
@@ -89,9 +92,10 @@ def assemble(
     parts = parts_of(model, source=source, settings=settings, pipeline_rank=ranks.coordinate("pp"))
     layout = plan.layouts[0] if plan.layouts and shape.size("tp") > 1 else None
     numerics = numerics_of(settings.precision, software=plan.software)
+    context = make_context(model, mesh=ranks.axis("cp"), shape=shape, recorder=recorder)
     modes = partial(
         run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
-        autocast=numerics.autocast_on(device), seen=SeenDropout(),
+        autocast=numerics.autocast_on(device), context=context, seen=SeenDropout(),
     )  # fmt: skip
     experts = _spread(parts, ranks)
     _lower_all(parts, experts, numerics=numerics, ranks=ranks)
@@ -125,6 +129,7 @@ def assemble(
         tied=_tied_groups(parts, ranks),
         modes=modes,
         loss=loss,
+        context=context,
         averages=own_averages(parts.slots, expert_names=_names_in(experts, parts), ranks=ranks),
         numerics=numerics,
     )
@@ -141,7 +146,7 @@ class SeenDropout:
 @contextmanager
 def run_modes(
     *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext,
-    seen: SeenDropout | None = None,
+    context: Context | None = None, seen: SeenDropout | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Enter what a forward and backward pass needs: local shards, plain tensors as replicated.
 
@@ -149,14 +154,17 @@ def run_modes(
     reason to look, and that found no dropout in a pass before (``seen``), looks no more.
     """
     seen = seen or SeenDropout()
+    ring = None if context is None else context.ring
     with ExitStack() as stack:
         stack.enter_context(autocast())
         if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
             stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
+        if context is not None:
+            stack.enter_context(context.entered())
         looks = check and seen.found is not False
-        shards = LocalShards(recompute_attention=selective, drop_dropout=check)
-        if has_layout or selective or looks:
+        shards = LocalShards(recompute_attention=selective, drop_dropout=check, ring=ring)
+        if has_layout or selective or looks or ring is not None:
             stack.enter_context(shards)
         yield
         if looks:

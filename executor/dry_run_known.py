@@ -90,7 +90,7 @@ def known_differences(
     rank = _Rank(step=step, simulated=simulated, facts=facts, pipeline_rank=pipeline_rank)
     rules: tuple[Callable[[_Rank], Iterator[KnownDifference]], ...] = (
         _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _early_stop,
-        _no_all_to_all, _token_counts,
+        _no_all_to_all, _token_counts, _ring,
     )  # fmt: skip
     nothing = Count(count=0, num_bytes=0.0)
     return [found for rule in rules for found in rule(rank) if found.change != nothing]
@@ -152,6 +152,23 @@ def _flow_uses(
     return uses
 
 
+def _data_axes(rank: _Rank) -> str:
+    """Return the mesh axes among whose ranks gradients are averaged, as counts name them."""
+    mesh = rank.step.mesh
+    return "+".join(axis for axis, size in (("dp", mesh.dp), ("cp", mesh.cp)) if size > 1)
+
+
+def _state_listed(rank: _Rank, kind: str) -> Count:
+    """Return what the simulator lists of a kind for gradients and weights, per step."""
+    found = Count(count=0, num_bytes=0.0)
+    for call in simulated_calls(rank.step):
+        is_own = call.source == "state" and call.stage in rank.stages
+        if is_own and call.kind == kind and "+".join(call.axes) == _data_axes(rank):
+            times = call.count * (1 if call.when == "step" else rank.per_microbatch)
+            found += Count(count=times, num_bytes=times * call.message_bytes)
+    return found
+
+
 def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
     """FSDP sends one message per wrapped unit, pads it, and gathers once more in a pipeline."""
     step, facts = rank.step, rank.facts
@@ -167,23 +184,23 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
     if step.mesh.replicas > 1 and rank.is_training:
         times["all_reduce"] = 1
     for kind, often in times.items():
-        listed = rank.simulated.get(("dp", kind), Count(count=0, num_bytes=0.0))
+        listed = _state_listed(rank, kind)
         problem = step.problem
         item = problem.state.gathered if kind == "all_gather" else problem.gradient_bytes
         padding = facts.padding_elements * item
         yield _difference(
-            ("dp", kind), facts.units * often - listed.count, 0.0,
+            (_data_axes(rank), kind), facts.units * often - listed.count, 0.0,
             f"FSDP sends its {facts.units} units one by one; the model fills buckets",
         )  # fmt: skip
         yield _difference(
-            ("dp", kind), 0.0,
+            (_data_axes(rank), kind), 0.0,
             padding * often / (shards if kind == "all_reduce" else 1),
             "FSDP pads first dimensions that the data ranks do not divide",
         )  # fmt: skip
         if kind == "all_gather" and sharding == "parameters" and pp > 1 and rank.is_training:
             once = listed.num_bytes / often + padding
             yield _difference(
-                ("dp", kind), facts.units, once,
+                (_data_axes(rank), kind), facts.units, once,
                 "in a pipeline torch gathers once more, for the first backward",
             )  # fmt: skip
 
@@ -207,11 +224,10 @@ def _tied_shards(rank: _Rank) -> Iterator[KnownDifference]:
 
 def _buckets(rank: _Rank) -> Iterator[KnownDifference]:
     """DDP and our own average fill buckets across stages, by rules of their own."""
-    axis = "dp"
-    listed = rank.simulated.get((axis, "all_reduce"))
-    if rank.facts.buckets and listed is not None:
+    listed = _state_listed(rank, "all_reduce")
+    if rank.facts.buckets and listed.count:
         yield _difference(
-            (axis, "all_reduce"), rank.facts.buckets - listed.count, 0.0,
+            (_data_axes(rank), "all_reduce"), rank.facts.buckets - listed.count, 0.0,
             f"gradients fill {rank.facts.buckets} buckets on this rank",
         )  # fmt: skip
 
@@ -336,17 +352,44 @@ def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
     experts = num_experts(step.problem)
     if step.mesh.ep == 1 or experts is None:
         return
-    is_full = step.strategy.recompute == "full" and rank.is_training
     for stage in rank.stages:
         for item in items_of(step, stage):
             uses = [use for use in step.units[item].communication if use.axis == "ep"]
             ways = sum(use.count for use in uses if use.phase == "forward")
-            passes = 2 if is_full and step.items.is_recomputed[item] else 1
+            again = _runs_again(rank, item) and step.strategy.recompute == "full"
+            passes = 2 if again else 1
             count = ways / _WAYS * passes * rank.per_microbatch
             yield _difference(
                 ("ep", "all_to_all"), count, count * experts * _COUNT_BYTES,
                 "ranks tell each other how many tokens come for each expert",
             )  # fmt: skip
+
+
+def _ring(rank: _Rank) -> Iterator[KnownDifference]:
+    """Keys and values, and their gradients, go round a ring of sends in place of one collective."""
+    step = rank.step
+    cp = step.mesh.cp
+    if cp == 1:
+        return
+    reason = "keys and values go round a ring of sends, each of one rank's part"
+    for stage in rank.stages:
+        for item in items_of(step, stage):
+            for use in step.units[item].communication:
+                if use.axis != "cp":
+                    continue
+                again = _runs_again(rank, item) and use.phase == "forward"
+                listed = use.count * rank.per_microbatch
+                listed *= 2 if again and step.strategy.recompute == "full" else 1
+                yield _difference(("cp", use.kind), -listed, -listed * use.message_bytes, reason)
+                sent = use.count * rank.per_microbatch * (2 if again else 1) * (cp - 1)
+                for way in ("send", "recv"):
+                    yield _difference(("cp", way), sent, sent * use.message_bytes / cp, reason)
+
+
+def _runs_again(rank: _Rank, item: int) -> bool:
+    """Whether torch runs a block's forward pass once more, with what it sends."""
+    recomputed = rank.step.strategy.recompute in ("full", "selective_op")
+    return recomputed and rank.is_training and bool(rank.step.items.is_recomputed[item])
 
 
 def _no_all_to_all(rank: _Rank) -> Iterator[KnownDifference]:

@@ -289,7 +289,9 @@ def _dropout_seed(work: Work, step: int) -> int:
     Ranks of one tensor group draw alike, those of other stages and samples differently.
     """
     ranks = work.trainer.ranks
-    place = ranks.coordinate("pp") * ranks.shape.size("dp") + ranks.coordinate("dp")
+    place = 0
+    for axis in ("pp", "dp", "cp"):
+        place = place * ranks.shape.size(axis) + ranks.coordinate(axis)
     return (work.settings.seed + step * _STEP_SEED_STRIDE + 1) * _RANK_SEED_STRIDE + place
 
 

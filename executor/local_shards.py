@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
+from executor.ring_attention import Ring
 from executor.split_loss import split_cross_entropy
 
 ROW_WISE = frozenset({
@@ -42,12 +43,20 @@ class LocalShards(TorchFunctionMode):
         Compute each attention core again in the backward pass (selective recomputation).
     drop_dropout : bool
         Make dropout the identity, so that runs with different splits are comparable.
+    ring : Ring, optional
+        Ranks that hold other positions of the same samples.
+
+    Attributes
+    ----------
     has_dropped : bool
-        Whether that changed anything so far, in any pass of this mode.
+        Whether dropout was made the identity so far, in any pass of this mode.
     """
 
-    def __init__(self, *, recompute_attention: bool, drop_dropout: bool) -> None:
+    def __init__(
+        self, *, recompute_attention: bool, drop_dropout: bool, ring: Ring | None = None
+    ) -> None:
         super().__init__()
+        self._ring = ring
         self._recompute_attention = recompute_attention
         self._drop_dropout = drop_dropout
         self.has_dropped = False
@@ -95,6 +104,8 @@ class LocalShards(TorchFunctionMode):
         return DTensor.from_local(out, mesh, placements, run_check=False)
 
     def _core(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._ring is not None:  # which keeps nothing that grows with the square of positions
+            return self._ring.attention(*args, **kwargs)
         if self._recompute_attention and torch.is_grad_enabled():
             return checkpoint(func, *args, use_reentrant=False, **kwargs)
         return func(*args, **kwargs)

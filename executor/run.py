@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 
-from executor.checks import check_hardware, check_plan_runs_here
+from executor.checks import check_hardware, check_model_splits, check_plan_runs_here
 from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
@@ -151,6 +151,7 @@ def settings_of_run(
     )
     shape = _fitted(shape, source)
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
+    check_model_splits(source, shape)
     settings = RunSettings(
         plan_path=str(run_dir / _PLAN_FILE) if run_dir else "", model=source.source,
         scale_down=scale_down, shape=shape,

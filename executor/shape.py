@@ -14,6 +14,8 @@ MAX_LOCAL_PROCESSES = 8
 _GROWTH_ORDER = ("tp", "pp", "cp", "dp")
 """Axes take the processes at hand in this order, one prime factor each in turn."""
 _SCALED_MICROBATCHES_PER_STAGE = 2
+RING_PIECES = 2
+"""Pieces of each sample that a context rank holds, one from either end [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,6 +215,12 @@ def _with_batch(shape: RunShape, batch: int | None, *, notes: list[str], planned
         raise RunError(
             f"global batch {batch} does not divide into dp={ranks} ranks of microbatches of "
             f"{shape.microbatch_size}; choose a multiple of {ranks * shape.microbatch_size}"
+        )
+    pieces = RING_PIECES * shape.size("cp")
+    if shape.size("cp") > 1 and shape.sequence_length % pieces:
+        raise RunError(
+            f"cp={shape.size('cp')}: sequence of {shape.sequence_length} does not divide into "
+            f"{pieces} pieces, two per rank; choose a multiple of {pieces}"
         )
     return _checked_schedule(replace(shape, global_batch_size=batch, notes=tuple(notes)))
 

@@ -40,6 +40,8 @@ class Trainer:
     def forward_backward_own(self, own: Batch) -> float | None:
         """Do so with a batch that holds the samples of this data-parallel rank only."""
         shape = self.ranks.shape
+        if self.assembly.context is not None:
+            own = self.assembly.context.own_part(own)
         own = _on_device(own, self.device)
         is_plain = self.assembly.schedule is None
         loss = self._plain(own) if is_plain else self._pipelined(own)

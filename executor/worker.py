@@ -192,7 +192,7 @@ def _steps(
 def _whole_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Gather gradients within each stage, as the optimizer will use them; one rank keeps them."""
     ranks = trainer.ranks
-    keeps = ranks.coordinate("dp") == 0 and ranks.coordinate("tp") == 0
+    keeps = not any(ranks.coordinate(axis) for axis in ("dp", "cp", "tp"))
     whole: dict[str, torch.Tensor] = {}
     for name, parameter in trainer.assembly.parameters().items():
         if parameter.grad is None:
