@@ -56,6 +56,11 @@ class RunShape:
         return prod(size for _, size in self.axes)
 
     @property
+    def data_ranks(self) -> int:
+        """Ranks of a stage that hold the same weights: data and context ranks."""
+        return self.size("dp") * self.size("cp")
+
+    @property
     def num_stages(self) -> int:
         """Pipeline stages, virtual ones counted."""
         return self.size("pp") * self.virtual_stages

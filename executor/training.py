@@ -63,7 +63,7 @@ class Trainer:
             raise RuntimeError("a pipelined assembly has no module")
         total = 0.0
         count = shape.num_microbatches
-        divisor = count * (shape.size("dp") if isinstance(module, SummedReplica) else 1)
+        divisor = count * (shape.data_ranks if isinstance(module, SummedReplica) else 1)
         for index in range(count):
             micro = rows_of(own, index, count)
             is_last = index == count - 1

@@ -36,7 +36,7 @@ GRADIENT_DIFFERENCE = 1e-6
 @pytest.mark.parametrize(
     ("strategy", "model"),
     [
-        ("cp=2,microbatch=4,sharding=parameters", TINY_GPT),
+        ("cp=2,microbatch=4,recompute=selective", TINY_GPT),
         ("dp=2,cp=2,ep=2,microbatch=2,sharding=gradients", MIXTRAL),
         ("cp=2,tp=2,microbatch=4,sequence_parallel=on", TINY_GPT),
     ],
