@@ -63,6 +63,7 @@ STRATEGIES = {
     ),
     "2-D": (
         "dp=2,tp=2,microbatch=4",
+        "dp=2,tp=2,microbatch=4,sharding=optimizer,sequence_parallel=on",
         "dp=2,tp=2,microbatch=4,sharding=optimizer",
         "dp=2,tp=2,microbatch=4,sharding=parameters,sequence_parallel=on",
         "dp=2,pp=2,microbatch=2,schedule=1f1b,sharding=parameters",
@@ -70,6 +71,7 @@ STRATEGIES = {
     ),
     "3-D": (
         "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sequence_parallel=on",
+        "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sharding=parameters,sequence_parallel=on",
         "dp=2,tp=2,pp=2,microbatch=2,schedule=interleaved,virtual_stages=2",
     ),
     "recompute": (

@@ -21,6 +21,7 @@ from planner.graph import ModelGraph
 from planner.item_costs import ItemCosts, item_costs
 from planner.layouts.costs import Setting
 from planner.layouts.evaluate import all_unit_terms
+from planner.layouts.flows import TensorState
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import CollectiveUse, LayoutSolution, UnitTerms
 from planner.mesh import MeshShape, mesh_of
@@ -137,7 +138,13 @@ def _layout(plan: Plan, problem: Problem, strategy: Strategy) -> LayoutSolution:
             f"{problem.graph.source}: operator {odd[0]!r} is not in both the plan and the narrow "
             "model of the dry run; expected the same operators; make the plan anew"
         )
-    return LayoutSolution(name="planned", choices=dict(planned.operators), size=planned.size)
+    states = {
+        name: TensorState(value=value, gradient=gradient)
+        for name, (value, gradient) in planned.tensors.items()
+    }
+    return LayoutSolution(
+        name="planned", choices=dict(planned.operators), size=planned.size, states=states or None
+    )
 
 
 def simulated_setting(step: SimulatedStep) -> Setting:

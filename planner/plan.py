@@ -98,6 +98,8 @@ class PlannedLayout(_Frozen):
     """Operator -> label it splits, or null for replicated."""
     parameters: dict[str, Placement]
     """Module parameter name -> placement; parameters not listed are replicated."""
+    tensors: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    """Tensor -> layouts in which its value and its gradient are held between operators."""
     modules: dict[str, ModuleBoundary]
     """Module path -> layout changes at its entry and exit."""
     model_input: Placement = "R"

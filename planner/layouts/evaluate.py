@@ -23,7 +23,7 @@ from planner.layouts.exchanges import (
     producer_bytes,
     producer_exchange,
     reader_bytes,
-    reader_exchange,
+    reader_exchanges,
 )
 from planner.layouts.flows import Flow, TensorState, tensor_flows
 from planner.layouts.kept import kept_bytes
@@ -107,7 +107,8 @@ def all_unit_terms(
         expert_parallel_size=expert_parallel_size, microbatch_size=microbatch_size,
         workload=workload, cluster=cluster, software=software,
     )  # fmt: skip
-    key = ("terms", tuple(layout.choices.items()))
+    held = None if layout.states is None else tuple(layout.states.items())
+    key = ("terms", tuple(layout.choices.items()), held)
     terms: dict[str, UnitTerms] | None = setting.prices.get(key)
     if terms is None:
         check_divisible(setting, layout)
@@ -144,7 +145,9 @@ def check_divisible(setting: Setting, layout: LayoutSolution) -> None:
 
 
 def tensor_layouts(setting: Setting, layout: LayoutSolution) -> dict[str, TensorState]:
-    """Return the state in which each tensor is held: the one that takes the least time."""
+    """Return the state in which each tensor is held: the given, else the one of least time."""
+    if layout.states is not None:
+        return dict(layout.states)
 
     def price(exchange: Exchange, tensor: str, labels: tuple[str, ...]) -> float:
         if exchange == (None, None):
@@ -212,10 +215,8 @@ def _uses(
         if flow.producer in names:
             exchange = producer_exchange(graph, flow, layout.choices[flow.producer], state)
             uses += exchange_uses(setting, exchange, whole=producer_bytes(setting, flow))
-        for reader in flow.readers:
+        for reader, exchange in reader_exchanges(graph, flow, layout.choices, state):
             if reader.operator in names:
-                choice = layout.choices[reader.operator]
-                exchange = reader_exchange(graph, flow, reader, choice, state)
                 whole = reader_bytes(setting, flow, reader)
                 uses += exchange_uses(setting, exchange, whole=whole)
         waiting, moved = expert_exchange(setting, flow, state)

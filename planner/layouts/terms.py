@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.layouts.flows import TensorState
 from simulator.groups import CollectiveKind
 
 Axis = Literal["dp", "cp", "ep", "tp"]
@@ -43,6 +44,8 @@ class LayoutSolution:
     """``data``, ``tensor``, ``hybrid``, ``replicated``: by what it splits, for people."""
     choices: Mapping[str, str | None]
     size: int
+    states: Mapping[str, TensorState] | None = None
+    """How tensors are held between operators; None for the cheapest way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
