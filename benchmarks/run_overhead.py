@@ -178,14 +178,14 @@ def table(found: Sequence[Found]) -> list[str]:
     lines = [
         f"| strategy | model | rounds | {' | '.join(SIDES)} |"
         + "".join(f" {side} / by hand |" for side in SIDES[1:])
-        + " other load |",
-        "|---" * (4 + len(SIDES) + len(SIDES[1:])) + "|",
+        + " CPU time, run / by hand | other load |",
+        "|---" * (5 + len(SIDES) + len(SIDES[1:])) + "|",
     ]
     for entry in found:
         times = " | ".join(f"{entry.step_times_s[side] * 1e3:.0f} ms" for side in SIDES)
         ratios = " | ".join(
             f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-            for ratio in entry.ratios.values()
+            for ratio in (*entry.ratios.values(), entry.cpu_ratios["run"])
         )
         key = _key(entry.case)
         load = f"{entry.foreign_load_cores:.2f} cores"
@@ -218,8 +218,8 @@ def provenance() -> str:
     return (
         f"Measured {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/run_overhead.py` on "
         f"{_processor()}, {cores} cores, torch {torch.__version__}, gloo, 2 processes of "
-        f"{max(1, cores // 2)} threads. Times are "
-        f"medians, ratios medians over rounds with their {CONFIDENCE:.0%} intervals."
+        f"{max(1, cores // 2)} threads. Times are medians, ratios medians over rounds with their "
+        f"{CONFIDENCE:.0%} intervals."
     )
 
 
