@@ -6,6 +6,7 @@ from collections.abc import Collection
 from executor.errors import RunError
 from planner.plan import Plan
 from planner.strategy import parse_strategy
+from simulator.zero_bubble import splits_backward
 
 
 def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
@@ -31,6 +32,12 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
                 f"strategy {plan.strategy}: {axis}={size} cannot be run, only simulated; "
                 f"plan with {axis}=1 to run it"
             )
+    is_split = splits_backward(strategy.schedule) and "pp" in sharded_axes
+    if is_split and strategy.sharding == "parameters" and "dp" in sharded_axes:
+        raise RunError(
+            f"strategy {plan.strategy}: schedule={strategy.schedule} runs gradients of weights "
+            "after FSDP has freed the weights of sharding=parameters; plan with sharding=optimizer"
+        )
     if "tp" not in sharded_axes:
         return
     if not plan.layouts:

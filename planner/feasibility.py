@@ -123,6 +123,12 @@ def _split_backward(problem: Problem, strategy: Strategy, *, microbatches: int) 
             "change microbatch or dp, or use schedule=1f1b",
         )
     is_sharded = strategy.sharding != "none" and problem.software.fully_shards
+    if is_sharded and strategy.sharding == "parameters":
+        return Rejection(
+            reason="sharding",
+            message=f"schedule={schedule} with sharding=parameters: FSDP frees weights between the "
+            "gradients of inputs and those of weights; use sharding=optimizer",
+        )
     if schedule == "zbv" and is_sharded and has_tied_weights(problem.graph):
         return Rejection(
             reason="tied weights",
