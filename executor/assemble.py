@@ -1,7 +1,7 @@
 """One rank's part of a plan: its modules under layouts, sharding, recomputation and a schedule."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,63 +9,30 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
 from executor.errors import RunError
-from executor.layouts import LayoutBoundary, apply_layout, pattern_of
+from executor.expert_parallel import shard_experts, spread_experts
+from executor.gradient_averages import GradientAverage, needs_own_average, own_averages
+from executor.layouts import LayoutBoundary, apply_layout, pattern_of, placement_of
 from executor.local_shards import LocalShards
 from executor.model_parts import ModelParts, build_model, parts_of
 from executor.pipeline import ChainStage, make_schedule
+from executor.precision import Numerics, cast_at_edges, lower_weights, numerics_of
+from executor.rank_mesh import EXPERT_COPIES, RankMesh
 from executor.recompute import recompute_blocks, repeated_patterns
 from executor.recording import Recorder
 from executor.settings import RunSettings
 from executor.shape import RunShape
+from executor.split_loss import Loss, split_loss
 from planner.models.source import ModelSource
 from planner.plan import Plan, PlannedLayout
 
 Modes = Callable[[], AbstractContextManager[Any]]
-
-
-COPIES_AND_SHARDS = ("dp_replicate", "dp_shard")
-"""The data axis in two, outermost first: copies of what is sharded, and its shards."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankMesh:
-    """The device mesh of a run and where this rank sits in it."""
-
-    mesh: DeviceMesh | None
-    """None for a single process."""
-    shape: RunShape
-
-    def axis(self, name: str) -> DeviceMesh | None:
-        """Return the one-dimensional mesh of an axis, None where its size is 1."""
-        return None if self.mesh is None or self.shape.size(name) == 1 else self.mesh[name]
-
-    def data(self) -> DeviceMesh | None:
-        """Return the mesh to shard over: two-dimensional where shards have copies."""
-        if self.mesh is not None and self.shape.replicas > 1:
-            return self.mesh[COPIES_AND_SHARDS]
-        return self.axis("dp")
-
-    def coordinate(self, name: str) -> int:
-        """Return this rank's position on an axis."""
-        axis = self.axis(name)
-        return 0 if axis is None else axis.get_local_rank()
-
-    def groups(self) -> dict[str, str]:
-        """Return process group name -> axis."""
-        axes = ((name, self.axis(name)) for name, _ in self.shape.axes)
-        found: dict[str, str] = {
-            axis.get_group().group_name: name for name, axis in axes if axis is not None
-        }
-        if self.mesh is not None and self.shape.replicas > 1:
-            found |= {self.mesh[n].get_group().group_name: "dp" for n in COPIES_AND_SHARDS}
-        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +53,11 @@ class Assembly:
     """Parameters held by several pipeline ranks -> the group that sums their gradients."""
     modes: Modes
     """Context of a forward and backward pass."""
-    averages_over: dist.ProcessGroup | None
-    """Data-parallel group whose gradients no library layer averages."""
+    loss: Loss
+    """Loss of what the last module hands out."""
+    averages: tuple[GradientAverage, ...]
+    """Gradients that no library layer averages."""
+    numerics: Numerics
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return this rank's parameters (possibly shards) by name."""
@@ -97,26 +67,6 @@ class Assembly:
             if parameter is not None:
                 found[name] = parameter
         return found
-
-
-def make_mesh(shape: RunShape, *, device_type: str) -> RankMesh:
-    """Build the device mesh of a run."""
-    if shape.num_processes == 1:
-        return RankMesh(mesh=None, shape=shape)
-    names, sizes = zip(*_mesh_axes(shape), strict=True)
-    mesh = init_device_mesh(device_type, sizes, mesh_dim_names=names)
-    if shape.replicas > 1:
-        mesh[COPIES_AND_SHARDS]._flatten("dp")
-    return RankMesh(mesh=mesh, shape=shape)
-
-
-def _mesh_axes(shape: RunShape) -> Iterator[tuple[str, int]]:
-    """Yield the mesh axes, the data axis in two where shards have copies."""
-    for name, size in shape.axes:
-        if name == "dp" and shape.replicas > 1:
-            yield from zip(COPIES_AND_SHARDS, (shape.replicas, size // shape.replicas), strict=True)
-        else:
-            yield name, size
 
 
 def assemble(
@@ -139,7 +89,13 @@ def assemble(
         )
     parts = parts_of(model, source=source, settings=settings, pipeline_rank=ranks.coordinate("pp"))
     layout = plan.layouts[0] if plan.layouts and shape.size("tp") > 1 else None
-    modes = partial(run_modes, shape=shape, has_layout=layout is not None, check=settings.check)
+    numerics = numerics_of(settings.precision, software=plan.software)
+    modes = partial(
+        run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
+        autocast=numerics.autocast_on(device),
+    )  # fmt: skip
+    experts = _spread(parts, ranks)
+    _lower_all(parts, experts, numerics=numerics, ranks=ranks)
     shardable = _shardable(parts)
     tensor_mesh = ranks.axis("tp")
     if layout is not None and tensor_mesh is not None:
@@ -150,9 +106,16 @@ def assemble(
     stages = {}
     for index in parts.stage_paths:
         inner = _inner_module(parts, index, layout=layout, mesh=tensor_mesh, shape=shape)
-        stages[index] = _data_parallel(inner, shardable[index], ranks=ranks, recorder=recorder)
+        cast_at_edges(inner, numerics, is_first=index == 0, is_last=index == shape.num_stages - 1)
+        stages[index] = _data_parallel(
+            inner, shardable[index], experts=experts, ranks=ranks, recorder=recorder,
+            numerics=numerics,
+        )  # fmt: skip
     first = next(iter(stages.values()))
-    schedule = _schedule(stages, source=source, ranks=ranks, device=device, recorder=recorder)
+    loss = source.loss
+    if layout is not None and tensor_mesh is not None:
+        loss = split_loss(loss, placement=placement_of(layout.model_output), mesh=tensor_mesh)
+    schedule = _schedule(stages, loss=loss, ranks=ranks, device=device, recorder=recorder)
     return Assembly(
         module=first if schedule is None else None,
         schedule=schedule,
@@ -162,14 +125,19 @@ def assemble(
         owned=parts.owned,
         tied=_tied_groups(parts, ranks),
         modes=modes,
-        averages_over=_own_average(ranks),
+        loss=loss,
+        averages=own_averages(parts.slots, expert_names=_names_in(experts, parts), ranks=ranks),
+        numerics=numerics,
     )
 
 
 @contextmanager
-def run_modes(*, shape: RunShape, has_layout: bool, check: bool) -> Iterator[None]:
+def run_modes(
+    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext
+) -> Iterator[None]:
     """Enter what a forward and backward pass needs: local shards, plain tensors as replicated."""
     with ExitStack() as stack:
+        stack.enter_context(autocast())
         if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
             stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
@@ -215,42 +183,61 @@ def _inner_module(
         input_placement=layout.model_input if index == 0 else "R",
         carries_from=between if index > 0 else "R",
         carries_to=between if index < shape.num_stages - 1 else "R",
+        output_placement=layout.model_output if index == shape.num_stages - 1 else "R",
     )  # fmt: skip
 
 
 def _data_parallel(
-    inner: nn.Module, blocks: list[nn.Module], *, ranks: RankMesh, recorder: Recorder
-) -> nn.Module:
-    mesh = ranks.axis("dp")
-    is_training, sharding = ranks.shape.mode == "train", ranks.shape.sharding
+    inner: nn.Module, blocks: list[nn.Module], *, experts: tuple[nn.Module, ...],
+    ranks: RankMesh, recorder: Recorder, numerics: Numerics,
+) -> nn.Module:  # fmt: skip
+    mesh, shape = ranks.data(), ranks.shape
     if mesh is None:
         return inner
-    if sharding == "parameters" or (is_training and sharding != "none"):
-        shard_parameters(inner, blocks, mesh=ranks.data() or mesh, sharding=sharding)
+    if shape.is_sharded:
+        policy = numerics.sharding_policy
+        whole = shard_experts(
+            experts, copies=ranks.axis(EXPERT_COPIES), sharding=shape.sharding,
+            num_losses=mesh.size(), policy=policy,
+        )  # fmt: skip
+        shard_parameters(
+            inner, blocks, mesh=mesh, sharding=shape.sharding, policy=policy, leaving=whole
+        )
         return inner
-    if not is_training or _own_average(ranks) is not None:
+    if shape.mode != "train" or needs_own_average(shape):
         return inner
-    return replicate(inner, group=mesh.get_group(), recorder=recorder)
+    return replicate(
+        inner, group=mesh.get_group(), axis=ranks.data_label, recorder=recorder,
+        travels_as=numerics.reduce, leaving=experts,
+    )  # fmt: skip
 
 
-def _own_average(ranks: RankMesh) -> dist.ProcessGroup | None:
-    """Return the data-parallel group where neither DDP nor FSDP averages gradients.
+def _spread(parts: ModelParts, ranks: RankMesh) -> tuple[nn.Module, ...]:
+    """Keep this rank's experts where a plan spreads them; return their layers."""
+    mesh = ranks.axis("ep")
+    return () if mesh is None else spread_experts(parts.owned, mesh=mesh)
 
-    DDP flattens parameters and cannot hold distributed ones, and torch's pipeline calls backward in
-    a way that its hooks do not follow for all schedules.
-    """
-    mesh = ranks.axis("dp")
+
+def _lower_all(
+    parts: ModelParts, experts: tuple[nn.Module, ...], *, numerics: Numerics, ranks: RankMesh
+) -> None:
+    """Make all modules read their weights in the run's precision."""
     shape = ranks.shape
-    is_plain = shape.size("tp") == 1 and shape.size("pp") == 1
-    if mesh is None or shape.sharding != "none" or is_plain:
-        return None
-    return mesh.get_group()
+    is_training, leaves = shape.mode == "train", ranks.axis(EXPERT_COPIES) is None
+    for _, module in parts.owned:
+        is_sharded = shape.is_sharded and not (leaves and module in experts)
+        lower_weights([module], numerics, is_training=is_training, is_sharded=is_sharded)
+
+
+def _names_in(layers: tuple[nn.Module, ...], parts: ModelParts) -> Iterator[str]:
+    """Yield the names of the parameters that some layers own."""
+    return (name for name, (owner, _) in parts.slots.items() if owner in layers)
 
 
 def _schedule(
     stages: Mapping[int, nn.Module],
     *,
-    source: ModelSource,
+    loss: Loss,
     ranks: RankMesh,
     device: torch.device,
     recorder: Recorder,
@@ -261,7 +248,7 @@ def _schedule(
     shape = ranks.shape
     return make_schedule(
         stages, num_stages=shape.num_stages, schedule=shape.schedule,
-        num_microbatches=shape.num_microbatches, loss=source.loss, device=device,
+        num_microbatches=shape.num_microbatches, loss=loss, device=device,
         group=mesh.get_group(), recorder=recorder,
     )  # fmt: skip
 

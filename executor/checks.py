@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from executor.errors import RunError
 from planner.plan import Plan
-from planner.strategy import parse_strategy
+from planner.strategy import Strategy, parse_strategy
 from simulator.zero_bubble import splits_backward
 
 
@@ -25,13 +25,12 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
         With the reason and the way out.
     """
     strategy = parse_strategy(plan.strategy)
-    for axis, size in (("cp", strategy.context_parallel_size),
-                       ("ep", strategy.expert_parallel_size)):  # fmt: skip
-        if size > 1:
-            raise RunError(
-                f"strategy {plan.strategy}: {axis}={size} cannot be run, only simulated; "
-                f"plan with {axis}=1 to run it"
-            )
+    if strategy.context_parallel_size > 1:
+        raise RunError(
+            f"strategy {plan.strategy}: cp={strategy.context_parallel_size} cannot be run, only "
+            "simulated; plan with cp=1 to run it"
+        )
+    _check_experts(plan, strategy)
     is_split = splits_backward(strategy.schedule) and "pp" in sharded_axes
     if is_split and strategy.sharding == "parameters" and "dp" in sharded_axes:
         raise RunError(
@@ -59,6 +58,17 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
             f"strategy {plan.strategy}: sharding={strategy.sharding} beside a layout that splits "
             "samples over tp cannot be run; plan with sharding=none"
         )
+
+
+def _check_experts(plan: Plan, strategy: Strategy) -> None:
+    ep = strategy.expert_parallel_size
+    beside = [("tp", strategy.tensor_parallel_size), ("replicas", strategy.sharding_replicas)]
+    for key, size in beside if ep > 1 else []:
+        if size > 1:
+            raise RunError(
+                f"strategy {plan.strategy}: ep={ep} beside {key}={size} cannot be run, only "
+                f"simulated; plan with ep=1 or {key}=1 to run it"
+            )
 
 
 def check_hardware(plan: Plan) -> None:

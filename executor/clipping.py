@@ -8,10 +8,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from executor.assemble import RankMesh
 from executor.gradients import local_of
+from executor.rank_mesh import RankMesh
 
-_AXES = ("dp", "tp")
 _EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_ has it [1]."""
 
@@ -60,17 +59,8 @@ def clip_gradients(
 
 def _copies(parameter: nn.Parameter, ranks: RankMesh) -> int:
     """Return how many ranks of a stage hold this rank's piece."""
-    copies = 1
-    for axis in _AXES:
-        if not _is_sharded(parameter, axis):
-            copies *= ranks.shape.size(axis)
-    return copies
-
-
-def _is_sharded(parameter: nn.Parameter, axis: str) -> bool:
-    if not isinstance(parameter, DTensor):
-        return False
-    names = parameter.device_mesh.mesh_dim_names or ()
-    if axis not in names:
-        return False
-    return not parameter.placements[names.index(axis)].is_replicate()
+    pieces = 1
+    if isinstance(parameter, DTensor):
+        for axis, placement in enumerate(parameter.placements):
+            pieces *= 1 if placement.is_replicate() else parameter.device_mesh.size(axis)
+    return ranks.shape.num_processes // ranks.shape.size("pp") // pieces

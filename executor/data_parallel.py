@@ -2,14 +2,14 @@
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from executor.recording import Recorder
@@ -17,23 +17,36 @@ from planner.strategy import Sharding
 
 
 def replicate(
-    module: nn.Module, *, group: dist.ProcessGroup, recorder: Recorder
-) -> DistributedDataParallel:
-    """Wrap a model in DDP whose bucket all-reduces are recorded.
+    module: nn.Module, *, group: dist.ProcessGroup, axis: str, recorder: Recorder,
+    travels_as: torch.dtype = torch.float32, leaving: Collection[nn.Module] = (),
+) -> DistributedDataParallel:  # fmt: skip
+    """Wrap a model in DDP whose bucket all-reduces are recorded, and sent in ``travels_as``.
 
+    The own parameters of the modules ``leaving`` are not averaged.
     Gradients are views of the buckets: as copies they would take their size a second time.
     """
+    left = [
+        f"{path}.{key}".lstrip(".")
+        for path, part in module.named_modules()
+        if part in leaving
+        for key in part._parameters
+    ]
+    ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(module, left)
     with warnings.catch_warnings():
         # torch 2.13 renames the option; buffers are equal by seed, the old name keeps them so
         warnings.simplefilter("ignore", FutureWarning)
         replicated = DistributedDataParallel(
             module, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-    replicated.register_comm_hook(None, _recorded_all_reduce(group, recorder))
+    hook = _recorded_all_reduce(group, axis, recorder, travels_as)
+    replicated.register_comm_hook(None, hook)
     return replicated
 
 
-def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
+def _recorded_all_reduce(
+    group: dist.ProcessGroup, axis: str, recorder: Recorder, travels_as: torch.dtype
+) -> Any:
     size = group.size()
 
     def hook(
@@ -41,7 +54,8 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[torch.Tensor]:
         start = time.monotonic()
-        flat = bucket.buffer().div_(size)
+        held_as = bucket.buffer().dtype
+        flat = bucket.buffer().div_(size).to(travels_as)
         num_bytes = flat.numel() * flat.element_size()
         is_last = bucket.is_last()
         work = dist.all_reduce(flat, group=group, async_op=True)
@@ -49,10 +63,10 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
         def finish(done: torch.futures.Future[Any]) -> torch.Tensor:
             end = time.monotonic()
             if recorder.is_on:
-                recorder.add("all_reduce", axis="dp", num_bytes=num_bytes, start_s=start,
+                recorder.add("all_reduce", axis=axis, num_bytes=num_bytes, start_s=start,
                              end_s=end, blocked_from_s=start if is_last else end)  # fmt: skip
             reduced: torch.Tensor = done.value()[0]
-            return reduced
+            return reduced.to(held_as)
 
         future: torch.futures.Future[torch.Tensor] = work.get_future().then(finish)
         return future
@@ -61,17 +75,23 @@ def _recorded_all_reduce(group: dist.ProcessGroup, recorder: Recorder) -> Any:
 
 
 def shard_parameters(
-    module: nn.Module, blocks: Iterable[nn.Module], *, mesh: DeviceMesh, sharding: Sharding
-) -> FSDPModule:
+    module: nn.Module, blocks: Iterable[nn.Module], *, mesh: DeviceMesh, sharding: Sharding,
+    policy: MixedPrecisionPolicy, leaving: Collection[nn.Parameter] = (),
+) -> FSDPModule:  # fmt: skip
     """Shard parameters, gradients and optimizer state over a mesh axis by FSDP2.
 
     ``parameters`` frees the gathered weights after each forward; ``optimizer`` and ``gradients``
-    keep them until the backward pass is through (see :func:`prepare_microbatch`).
+    keep them until the backward pass is through (see :func:`prepare_microbatch`). The parameters
+    ``leaving`` stay as they are.
     """
-    frees = sharding == "parameters"
+    frees, left = sharding == "parameters", set(leaving)
     for block in blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=frees)
-    return fully_shard(module, mesh=mesh, reshard_after_forward=frees)
+        fully_shard(
+            block, mesh=mesh, reshard_after_forward=frees, mp_policy=policy, ignored_params=left
+        )
+    return fully_shard(
+        module, mesh=mesh, reshard_after_forward=frees, mp_policy=policy, ignored_params=left
+    )
 
 
 def prepare_microbatch(module: nn.Module, *, sharding: Sharding, is_last: bool) -> None:

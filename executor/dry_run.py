@@ -14,7 +14,7 @@ from executor.dry_run_model import TinyModel, tiny_model
 from executor.dry_run_rank import PROBES_FILE, Issued, load_issued
 from executor.dry_run_simulated import SimulatedStep, simulated_on, simulated_step
 from executor.launch import Progress, launch
-from executor.settings import SETTINGS_FILE, RunSettings, settings_to_json
+from executor.settings import SETTINGS_FILE, RunPrecision, RunSettings, settings_to_json
 from executor.shape import RunShape, shape_of_run
 from planner.plan import Plan, plan_to_json
 from planner.strategy import Strategy, parse_strategy
@@ -26,7 +26,15 @@ _AT_ONCE = 4
 """Ranks that are played at the same time [1]."""
 _FEWEST_MICROBATCHES = 2
 _PLAN_FILE = "plan.json"
-_NOTES = ("dropout is off and everything is fp32, as in a checked run",)
+_NOTES = ("dropout is off, as in a checked run",)
+_PLAYED_AS: dict[str, RunPrecision] = {
+    "fp32": "fp32",
+    "tf32": "tf32",
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "fp8": "bf16",
+}
+"""Precision of a plan -> one that torch runs here and that sends as many bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +159,7 @@ def dry_run(
     return DryRun(
         strategy=plan.strategy, model=tiny.source.source, num_processes=shape.num_processes,
         num_microbatches=shape.num_microbatches,
-        notes=(*tiny.notes, *shape.notes, *_NOTES),
+        notes=(*tiny.notes, *shape.notes, *_NOTES, *_precision_note(plan, settings)),
         ranks=tuple(_compared(step, found) for found in issued),
     )  # fmt: skip
 
@@ -195,7 +203,13 @@ def _settings(
         ),
         steps=1, learning_rate=1e-3, seed=0, check=True, timeout_s=timeout_s,
         threads_per_process=1, result_path="", local=True,
+        precision=_PLAYED_AS.get(plan.workload.precision, "fp32"),
     )  # fmt: skip
+
+
+def _precision_note(plan: Plan, settings: RunSettings) -> tuple[str, ...]:
+    planned, played = plan.workload.precision, settings.precision
+    return () if played == planned else (f"counted in {played} in place of {planned}",)
 
 
 def _compared(step: SimulatedStep, issued: Issued) -> RankComparison:

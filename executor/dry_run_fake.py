@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining import stage as torch_stage
 
+from executor import expert_parallel
 from executor.errors import RunError
 
 _STAGE_METHODS = (
@@ -74,6 +75,8 @@ def pretended_peers(entering: Mapping[int, torch.Tensor]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(dist, "all_reduce", _with_future(dist.all_reduce)))
+        told = _even_counts(expert_parallel.counts_from_peers)
+        stack.enter_context(mock.patch.object(expert_parallel, "counts_from_peers", told))
         for name, answer in _stage_answers(entering).items():
             stack.enter_context(mock.patch.object(PipelineStage, name, answer))
         yield
@@ -99,6 +102,19 @@ def _with_future(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         work = original(tensor, *args, **kwargs)
         return None if work is None else _Done(work, tensor)
+
+    return call
+
+
+def _even_counts(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return an exchange of token counts after which as many come as go, evenly from all."""
+
+    def call(sent: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        original(sent, **keywords)
+        total, places = int(sent.sum()), sent.numel()
+        even = torch.full((places,), total // places, dtype=sent.dtype)
+        even[: total % places] += 1
+        return even.view(sent.shape)
 
     return call
 

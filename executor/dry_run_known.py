@@ -12,6 +12,7 @@ from executor.dry_run_counts import Count, Counts, Key
 from executor.dry_run_facts import Facts
 from executor.dry_run_simulated import SimulatedStep, items_of, simulated_calls, simulated_setting
 from executor.gradients import BUCKET_BYTES
+from planner.feasibility import num_experts
 from planner.gradient_sync import tied_shards
 from planner.layouts.costs import Setting, operator_cost
 from planner.layouts.evaluate import tensor_layouts
@@ -24,6 +25,7 @@ from planner.layouts.exchanges import (
     reader_exchange,
 )
 from planner.layouts.flows import Flow, TensorState, output_layout, tensor_flows
+from planner.layouts.placements import model_output
 from planner.layouts.reshard import REPLICATED, reshard_kind
 from planner.layouts.terms import CollectiveUse
 
@@ -31,6 +33,10 @@ _LOSS = "loss:"
 _BIAS = "aten.add_bias"
 _HEAVY = ("matmul", "convolution", "attention", "normalization", "embedding")
 """Operators that save something for backward, so that recomputation has to reach them."""
+_WAYS = 2
+"""Tokens travel to an expert layer and back [1]."""
+_COUNT_BYTES = 8
+"""Of a number of tokens, an int64 [B]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +91,7 @@ def known_differences(
     rank = _Rank(step=step, simulated=simulated, facts=facts, pipeline_rank=pipeline_rank)
     rules: tuple[Callable[[_Rank], Iterator[KnownDifference]], ...] = (
         _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _early_stop,
-        _no_all_to_all,
+        _no_all_to_all, _token_counts,
     )  # fmt: skip
     nothing = Count(count=0, num_bytes=0.0)
     return [found for rule in rules for found in rule(rank) if found.change != nothing]
@@ -101,6 +107,8 @@ def _whole_logits(rank: _Rank) -> Iterator[KnownDifference]:
     """Yield what changes as the output is made whole before the loss, which exchanges nothing."""
     step = rank.step
     if step.mesh.tp == 1 or step.stages.num_stages - 1 not in rank.stages:
+        return
+    if model_output(step.problem.graph, step.layout.choices) != REPLICATED:
         return
     setting, states = _circumstances(step)
     reason = "the output is gathered before the loss; the model splits the loss"
@@ -161,17 +169,20 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
         times["all_reduce"] = 1
     for kind, often in times.items():
         listed = rank.simulated.get(("dp", kind), Count(count=0, num_bytes=0.0))
+        problem = step.problem
+        item = problem.state.gathered if kind == "all_gather" else problem.gradient_bytes
+        padding = facts.padding_elements * item
         yield _difference(
             ("dp", kind), facts.units * often - listed.count, 0.0,
             f"FSDP sends its {facts.units} units one by one; the model fills buckets",
         )  # fmt: skip
         yield _difference(
             ("dp", kind), 0.0,
-            facts.padding_bytes * often / (shards if kind == "all_reduce" else 1),
+            padding * often / (shards if kind == "all_reduce" else 1),
             "FSDP pads first dimensions that the data ranks do not divide",
         )  # fmt: skip
         if kind == "all_gather" and sharding == "parameters" and pp > 1 and rank.is_training:
-            once = listed.num_bytes / often + facts.padding_bytes
+            once = listed.num_bytes / often + padding
             yield _difference(
                 ("dp", kind), facts.units, once,
                 "in a pipeline torch gathers once more, for the first backward",
@@ -269,6 +280,12 @@ def _partial_gradients(rank: _Rank) -> Iterator[KnownDifference]:
     often = rank.per_microbatch if any(call.when == "backward" for call in calls) else 1
     listed = sum(call.count for call in calls)
     key = ("tp", "all_reduce")
+    if rank.facts.units:
+        narrower = 1.0 - step.problem.workload.compute_bytes / step.problem.gradient_bytes
+        yield _difference(
+            key, 0.0, -sum(kept) * often * narrower,
+            "FSDP sums partial gradients in the precision of the kernels",
+        )  # fmt: skip
     yield _difference(
         key, 0.0, -whole * often,
         "torch finds the gradient of a row-split product's bias from whole outputs; "
@@ -312,6 +329,25 @@ def _after_last_saved(rank: _Rank, operators: tuple[str, ...]) -> frozenset[str]
     graph = rank.step.problem.graph
     heavy = [i for i, name in enumerate(operators) if graph.operator(name).kind in _HEAVY]
     return frozenset(operators[max(heavy, default=len(operators)) :])
+
+
+def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
+    """Before tokens travel to their experts, ranks tell each other how many come."""
+    step = rank.step
+    experts = num_experts(step.problem)
+    if step.mesh.ep == 1 or experts is None:
+        return
+    is_full = step.strategy.recompute == "full" and rank.is_training
+    for stage in rank.stages:
+        for item in items_of(step, stage):
+            uses = [use for use in step.units[item].communication if use.axis == "ep"]
+            ways = sum(use.count for use in uses if use.phase == "forward")
+            passes = 2 if is_full and step.items.is_recomputed[item] else 1
+            count = ways / _WAYS * passes * rank.per_microbatch
+            yield _difference(
+                ("ep", "all_to_all"), count, count * experts * _COUNT_BYTES,
+                "ranks tell each other how many tokens come for each expert",
+            )  # fmt: skip
 
 
 def _no_all_to_all(rank: _Rank) -> Iterator[KnownDifference]:

@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from executor.errors import RunError
+from executor.precision import Numerics, lower_weights
 from executor.shape import RunShape
 from planner.models.options import join_options, split_options
 from planner.models.presets import PRESETS
@@ -127,7 +128,11 @@ def _refuse_large(source: ModelSource, text: str) -> None:
 
 
 def entering_activations(
-    source: ModelSource, *, shape: RunShape, stage_paths: tuple[tuple[str, ...], ...]
+    source: ModelSource,
+    *,
+    shape: RunShape,
+    stage_paths: tuple[tuple[str, ...], ...],
+    numerics: Numerics,
 ) -> dict[int, torch.Tensor]:
     """Return per pipeline stage an activation like those that enter it; shapes count, not values.
 
@@ -139,11 +144,15 @@ def entering_activations(
         Its microbatch and sequence.
     stage_paths : tuple of tuple of str
         Chain modules of every stage.
+    numerics : Numerics
+        In which stages compute and hand on.
     """
     shapes: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
-    with FakeTensorMode(), torch.no_grad():
+    with FakeTensorMode(), torch.no_grad(), numerics.autocast_on(torch.device("cpu"))():
         model = source.build()
+        lower_weights(model.modules(), numerics, is_training=True, is_sharded=False)
         value = source.make_batch(shape.microbatch_size, shape.sequence_length, 0).inputs[0]
+        value = numerics.entering(value)
         for stage, paths in enumerate(stage_paths):
             shapes[stage] = _as_sent(value.shape, shape if stage else None), value.dtype
             for path in paths:

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from executor.assemble import assemble, make_mesh
+from executor.assemble import assemble
 from executor.dry_run_counts import Count, IssuedCollectives, Key, counts_from_json, counts_to_json
 from executor.dry_run_facts import Facts, facts_of
 from executor.dry_run_fake import join_fake_world, pretended_peers
 from executor.dry_run_model import entering_activations
 from executor.model_parts import all_stages
 from executor.optimizer import ShardOptimizer
+from executor.optimizer_choice import optimizer_that_runs
+from executor.precision import numerics_of
+from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.training import Trainer
@@ -73,7 +76,10 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
     if shape.size("pp") > 1:
         with torch.device("meta"):
             stages = all_stages(source.chain(source.build()), settings)
-        entering = entering_activations(source, shape=shape, stage_paths=stages)
+        entering = entering_activations(
+            source, shape=shape, stage_paths=stages,
+            numerics=numerics_of(settings.precision, software=plan.software),
+        )  # fmt: skip
     with pretended_peers(entering):
         assembly = assemble(
             plan, settings, source=source, ranks=ranks, device=device, recorder=recorder
@@ -81,7 +87,7 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
         optimizer = None
         if shape.mode == "train":
             optimizer = ShardOptimizer(
-                shape.optimizer, list(assembly.parameters().values()),
+                optimizer_that_runs(shape), list(assembly.parameters().values()),
                 learning_rate=settings.learning_rate,
             )  # fmt: skip
         trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,
@@ -96,4 +102,4 @@ def issued_by(rank: int, settings: RunSettings) -> Issued:
         with issued:
             trainer.forward_backward(batch)
             trainer.update()
-    return Issued(rank=rank, counts=issued.counts, facts=facts_of(assembly, ranks))
+    return Issued(rank=rank, counts=issued.counts, facts=facts_of(assembly))

@@ -87,7 +87,7 @@ def simulated_step(plan: Plan, settings: RunSettings, *, graph: ModelGraph) -> S
     cluster, software = load_cluster(plan.cluster.name), load_software(plan.software)
     workload = Workload(
         global_batch_size=shape.global_batch_size, sequence_length=graph.sequence_length,
-        precision="fp32", optimizer=plan.workload.optimizer,  # type: ignore[arg-type]
+        precision=settings.precision, optimizer=plan.workload.optimizer,  # type: ignore[arg-type]
         mode=plan.workload.mode, attention=plan.workload.attention,  # type: ignore[arg-type]
     )  # fmt: skip
     problem = Problem(graph=graph, workload=workload, cluster=cluster, software=software)

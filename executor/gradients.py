@@ -15,8 +15,9 @@ BUCKET_BYTES = 25_000_000
 
 
 def reduce_partial_gradients(
-    parameters: Sequence[nn.Parameter], *, mesh: DeviceMesh, recorder: Recorder
-) -> None:
+    parameters: Sequence[nn.Parameter], *, mesh: DeviceMesh, recorder: Recorder,
+    travels_as: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
     """Sum the partial gradients of one mesh axis, one flat all-reduce per bucket.
 
     DTensor leaves them partial, and an optimizer would reduce them one by one; accumulation over
@@ -38,20 +39,49 @@ def reduce_partial_gradients(
     for chosen, scale in ((sums, 1.0), (means, 1.0 / mesh.size())):
         locals_ = [p.grad.to_local() for p in chosen if isinstance(p.grad, DTensor)]
         summed = _all_reduce_flat(
-            locals_, mesh.get_group(), scale=scale, recorder=recorder, axis="tp"
-        )
+            locals_, mesh.get_group(), scale=scale, recorder=recorder, axis="tp",
+            travels_as=travels_as,
+        )  # fmt: skip
         for parameter, local in zip(chosen, summed, strict=True):
             parameter.grad = DTensor.from_local(local, mesh, [Replicate()], run_check=False)
 
 
 def average_over_data_ranks(
-    parameters: Sequence[nn.Parameter], *, group: dist.ProcessGroup, recorder: Recorder
+    parameters: Sequence[nn.Parameter],
+    *,
+    group: dist.ProcessGroup | None,
+    num_losses: int,
+    axis: str,
+    recorder: Recorder,
+    travels_as: torch.dtype = torch.float32,
 ) -> None:
-    """Average gradients over data-parallel ranks, which hold equal shards of equal parameters."""
-    scale = 1.0 / group.size()
+    """Average gradients over data-parallel ranks, which hold equal shards of equal parameters.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        Weights whose gradients are whole on this rank.
+    group : ProcessGroup or None
+        The ranks that hold the same; None scales alone.
+    num_losses : int
+        Mean losses whose gradients the sum holds [1].
+    axis : str
+        The group's mesh axes, for the record.
+    recorder : Recorder
+        Told of each all-reduce.
+    travels_as : dtype
+        Of the gradients on the way.
+    """
+    scale = 1.0 / num_losses
     held = [p for p in parameters if p.grad is not None]
     locals_ = [local_of(p.grad) for p in held if p.grad is not None]
-    averaged = _all_reduce_flat(locals_, group, scale=scale, recorder=recorder, axis="dp")
+    if group is None:
+        for local in locals_:
+            local.mul_(scale)
+        return
+    averaged = _all_reduce_flat(
+        locals_, group, scale=scale, recorder=recorder, axis=axis, travels_as=travels_as
+    )
     for old, new in zip(locals_, averaged, strict=True):
         old.copy_(new)
 
@@ -61,14 +91,19 @@ def sum_tied_gradients(
     parameters: Mapping[str, nn.Parameter],
     *,
     recorder: Recorder,
+    travels_as: torch.dtype = torch.float32,
 ) -> None:
     """Sum the gradients of parameters that several pipeline stages hold (embedding and head)."""
     for name, group in tied.items():
         parameter = parameters[name]
         grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
         parameter.grad = grad
-        with recorder.collective("all_reduce", axis="pp", tensor=local_of(grad)):
-            dist.all_reduce(local_of(grad), group=group)
+        held = local_of(grad)
+        sent = held.to(travels_as)
+        with recorder.collective("all_reduce", axis="pp", tensor=sent):
+            dist.all_reduce(sent, group=group)
+        if sent is not held:
+            held.copy_(sent)
 
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,15 +118,16 @@ def _all_reduce_flat(
     scale: float,
     recorder: Recorder,
     axis: str,
+    travels_as: torch.dtype,
 ) -> Iterator[torch.Tensor]:
     """Yield the summed tensors in order; no more than one bucket of copies is held here."""
     for bucket in gradient_buckets(tensors):
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).to(travels_as)
         with recorder.collective("all_reduce", axis=axis, tensor=flat):
             dist.all_reduce(flat, group=group)
         if scale != 1.0:
             flat.mul_(scale)
-        parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+        parts = torch.split(flat.to(bucket[0].dtype), [tensor.numel() for tensor in bucket])
         yield from (p.view(t.shape) for p, t in zip(parts, bucket, strict=True))
 
 

@@ -14,6 +14,7 @@ from executor.errors import RankLostError, RunError
 from executor.job_result import JobResult, job_result_from_json, job_result_to_json
 from executor.job_settings import JOB_SETTINGS_FILE, JobSettings, check_job, job_to_json
 from executor.launch import Progress, launch
+from executor.optimizer_choice import check_optimizer_runs
 from executor.result import write_atomically
 from executor.run import (
     DEFAULT_TIMEOUT_S,
@@ -96,8 +97,9 @@ def run_job(
             plan, run_dir=Path(folder), world=world, scale_down=scale_down, steps=steps,
             num_processes=num_processes, timeout_s=timeout_s, learning_rate=job.learning_rate.peak,
             global_batch_size=plan.workload.global_batch_size if scale_down == 1 else None,
-            seed=seed, check=False,
+            seed=seed, check=False, precision=job.precision,
         )  # fmt: skip
+        check_optimizer_runs(settings.shape)
         if world is None:
             with _locked(job):
                 _check_start(job)

@@ -3,13 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from executor.errors import RunError
 from executor.learning_rate import LearningRate, check_learning_rate
+from executor.settings import RunPrecision
 
 JOB_SETTINGS_FILE = "job-settings.json"
-JobPrecision = Literal["fp32", "tf32", "bf16"]
 Start = Literal["new", "resume", "resume_if_saved"]
 
 
@@ -29,8 +29,8 @@ class JobSettings:
     start: Start = "new"
     clip_norm: float | None = None
     """Largest norm of all gradients [1]."""
-    precision: JobPrecision = "fp32"
-    """Of products; weights, gradients and optimizer are fp32."""
+    precision: RunPrecision = "fp32"
+    """Of weights and activations in kernels; masters, gradient sums and optimizer are fp32."""
     log_path: str = ""
     """JSON Lines, one per step; "" for none."""
     log_every: int = 10
@@ -77,30 +77,6 @@ def dataset_file(text: str) -> tuple[Path, str]:
     if not path.is_file():
         raise RunError(f"--dataset {text}: no file {path}; expected a Python file with {name}()")
     return path, name
-
-
-def job_precision(planned: str, wanted: str | None) -> JobPrecision:
-    """Return the precision of a job: the wanted one, else the plan's.
-
-    Raises
-    ------
-    RunError
-        If the executor cannot train in it.
-
-    Examples
-    --------
-    >>> job_precision("bf16", None), job_precision("fp8", "fp32")
-    ('bf16', 'fp32')
-    """
-    name = wanted or planned
-    for known in get_args(JobPrecision):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    where = f"--precision is {name}" if wanted else f"the plan's precision is {name}"
-    raise RunError(
-        f"{where}, in which the executor does not train (fp16 needs loss scaling, fp8 kernels "
-        f"that torch lacks here); add --precision bf16 or fp32"
-    )
 
 
 def job_to_json(job: JobSettings) -> str:

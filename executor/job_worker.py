@@ -5,7 +5,7 @@ import math
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from executor.clipping import clip_gradients
 from executor.dataset import BatchReader, Share, make_reader, seed_all
 from executor.errors import RunError
 from executor.job_log import StepRecord, append_record, begin_log
-from executor.job_precision import with_precision
 from executor.job_result import JobResult, job_result_to_json
 from executor.job_settings import JOB_SETTINGS_FILE, JobSettings, load_job
 from executor.learning_rate import learning_rate_at
@@ -99,7 +98,7 @@ def run_job_rank(
     """
     device = join(settings, run_dir=run_dir)
     try:
-        work = _prepare(settings, job, device=device)
+        work = prepare_work(settings, job, device=device)
         restored = _go_on(work)
         _say(work, _began(restored), restored.step)
         records = _steps(work, first=restored.step)
@@ -114,7 +113,8 @@ def run_job_rank(
     return result
 
 
-def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -> Work:
+def prepare_work(settings: RunSettings, job: JobSettings, *, device: torch.device) -> Work:
+    """Build a rank's part of the model, the optimizer and the reader of batches."""
     plan = load_plan(settings.plan_path)
     source = resolve_model(settings.model)
     trainer, base_bytes = make_trainer(plan, settings, source=source, device=device)
@@ -123,10 +123,8 @@ def _prepare(settings: RunSettings, job: JobSettings, *, device: torch.device) -
         raise RunError(f"{settings.model}: the plan is for inference; a job needs mode=train")
     parameters = trainer.assembly.parameters()
     holding = {name: group.size() for name, group in trainer.assembly.tied.items()}
-    assembly = with_precision(trainer.assembly, precision=job.precision, device=device)
-    if assembly.schedule is not None:
-        keep_buffers_in_trial(assembly.schedule)
-    trainer = replace(trainer, assembly=assembly)
+    if trainer.assembly.schedule is not None:
+        keep_buffers_in_trial(trainer.assembly.schedule)
     shape, ranks = settings.shape, trainer.ranks
     reader = make_reader(
         job.dataset, source=source, global_batch_size=shape.global_batch_size,
@@ -163,21 +161,33 @@ def _steps(work: Work, *, first: int) -> list[StepRecord]:
     steps, job = work.settings.steps, work.job
     records: list[StepRecord] = []
     for step in range(first, steps):
-        record = _step(work, step)
-        if not math.isfinite(record.loss):
-            raise RunError(
-                f"step {record.step}: the loss is {record.loss}; nothing was saved since the last "
-                "checkpoint; try a smaller --learning-rate or --clip-norm"
-            )
+        record = train_step(work, step)
         if dist.get_rank() == 0:
             records.append(record)
-            if job.log_path:
-                append_record(job.log_path, record)
-        _say(work, _shown(record, steps), record.step, is_step=True)
         is_due = job.save_every and record.step % job.save_every == 0
         if job.checkpoint_dir and (is_due or record.step == steps):
             _save(work, record.step)
     return records
+
+
+def train_step(work: Work, step: int) -> StepRecord:
+    """Read the batch of a step, train on it, check the loss, log it and tell of it.
+
+    Raises
+    ------
+    RunError
+        If the loss is no number.
+    """
+    record = _step(work, step)
+    if not math.isfinite(record.loss):
+        raise RunError(
+            f"step {record.step}: the loss is {record.loss}; nothing was saved since the last "
+            "checkpoint; try a smaller --learning-rate or --clip-norm"
+        )
+    if work.job.log_path and dist.get_rank() == 0:
+        append_record(work.job.log_path, record)
+    _say(work, _shown(record, work.settings.steps), record.step, is_step=True)
+    return record
 
 
 def _step(work: Work, step: int) -> StepRecord:

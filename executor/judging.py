@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from executor.optimizer import RUNS_AS
+from executor.optimizer_choice import optimizer_that_runs
+from executor.precision import Numerics, numerics_of, precision_notes
 from executor.reference import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
@@ -68,10 +69,14 @@ def judge(
         slices = _slices(source, plan, shape)
         if slices > 1:
             notes.append(f"batch statistics are per slice; the reference runs {slices} slices")
-        reference = run_reference(source, settings, slices_per_step=slices)
+        numerics = numerics_of(settings.precision, software=plan.software)
+        reference = run_reference(source, settings, slices_per_step=slices, numerics=numerics)
         reference_losses = reference.losses
         gradients = {name: g for report in reports for name, g in report.gradients.items()}
-        comparison = compare_with_reference(losses, gradients, reference)
+        exact = None
+        if numerics.is_mixed:
+            exact = run_reference(source, settings, slices_per_step=slices, numerics=Numerics())
+        comparison = compare_with_reference(losses, gradients, reference, exact=exact)
     times = tuple(max(step) for step in zip(*(r.step_times_s for r in reports), strict=True))
     peaks = tuple(report.peak_bytes for report in reports)
     return RunResult(
@@ -83,7 +88,8 @@ def judge(
         max_loss_difference=comparison.max_loss_difference if comparison else None,
         max_gradient_difference=comparison.max_gradient_difference if comparison else None,
         worst_gradient=comparison.worst_gradient if comparison else None,
-        loss_tolerance=LOSS_TOLERANCE, gradient_tolerance=GRADIENT_TOLERANCE,
+        loss_tolerance=comparison.loss_tolerance if comparison else LOSS_TOLERANCE,
+        gradient_tolerance=comparison.gradient_tolerance if comparison else GRADIENT_TOLERANCE,
         passed=comparison.passed if comparison else None,
         measured_step_time_s=statistics.median(times[1:] or times), step_times_s=times,
         predicted_step_time_s=_prediction(plan, settings),
@@ -92,7 +98,7 @@ def judge(
                      for key in BREAKDOWN_KEYS},
         collectives_issued=measured.collectives,
         foreign_load_cores=measured.foreign_load_cores, notes=tuple(notes),
-        timeline=_timeline(reports),
+        timeline=_timeline(reports), precision=settings.precision,
     )  # fmt: skip
 
 
@@ -122,7 +128,8 @@ def _slices(source: ModelSource, plan: Plan, shape: RunShape) -> int:
 
 
 def _prediction(plan: Plan, settings: RunSettings) -> float | None:
-    if settings.scale_down > 1 or settings.shape.notes:
+    other_precision = settings.precision != plan.workload.precision
+    if settings.scale_down > 1 or settings.shape.notes or other_precision:
         return None
     found = plan.prediction.get("step_time_s")
     return float(found) if isinstance(found, int | float) else None
@@ -137,14 +144,14 @@ def _notes(plan: Plan, settings: RunSettings, measured: Measured) -> list[str]:
         )
     if plan.cluster.device_kind != measured.device and measured.device == "cpu":
         notes.append(f"planned for {plan.cluster.device}, run on this CPU: times do not compare")
-    if plan.workload.precision != "fp32":
-        notes.append(f"computed in fp32 in place of {plan.workload.precision}")
+    notes += precision_notes(
+        settings.precision, planned=plan.workload.precision, software=plan.software
+    )
     shape = settings.shape
     if shape.schedule == "1f1b" and shape.num_microbatches < shape.num_stages:
         notes.append("1f1b with fewer microbatches than stages ran in gpipe's order")
-    if settings.shape.optimizer in RUNS_AS:
-        name = settings.shape.optimizer
-        notes.append(f"optimizer {name} ran as {RUNS_AS[name]}")
+    if optimizer_that_runs(shape) != shape.optimizer:
+        notes.append(f"optimizer {shape.optimizer} ran as {optimizer_that_runs(shape)}")
     if settings.check:
         notes.append("dropout is off, so that both runs compute the same function")
     if measured.foreign_load_cores > _NOISY_CORES:

@@ -199,11 +199,13 @@ class LayoutBoundary(nn.Module):
     carries_from, carries_to : str
         Placement in which activations come from the stage before, and go to the one after: ``S1``
         where ranks hold their own positions and pass these on alone.
+    output_placement : str
+        Placement in which the model's output goes to the loss; a distributed tensor unless whole.
     """
 
     def __init__(
         self, inner: nn.Module, *, mesh: DeviceMesh, input_placement: str,
-        carries_from: str = "R", carries_to: str = "R",
+        carries_from: str = "R", carries_to: str = "R", output_placement: str = "R",
     ) -> None:  # fmt: skip
         super().__init__()
         self.inner = inner
@@ -211,9 +213,10 @@ class LayoutBoundary(nn.Module):
         self._placement = placement_of(input_placement)
         self._from = placement_of(carries_from)
         self._to = placement_of(carries_to)
+        self._output = placement_of(output_placement)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the inputs, run, hand out the outputs: whole, or this rank's positions."""
+        """Wrap the inputs, run, hand out the outputs: whole, or this rank's share."""
         args, kwargs = pytree.tree_map_only(torch.Tensor, self._enter, (args, kwargs))
         return pytree.tree_map_only(DTensor, self._leave, self.inner(*args, **kwargs))
 
@@ -229,5 +232,7 @@ class LayoutBoundary(nn.Module):
         return whole.redistribute(self._mesh, [self._placement])
 
     def _leave(self, value: DTensor) -> torch.Tensor:
+        if isinstance(self._output, Shard) and self._output.dim < value.dim():
+            return value.redistribute(self._mesh, [self._output])
         local: torch.Tensor = value.redistribute(self._mesh, [self._to]).to_local()
         return local

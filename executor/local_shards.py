@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
+from executor.split_loss import split_cross_entropy
+
 ROW_WISE = frozenset({
     "conv1d", "conv2d", "conv3d", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
@@ -25,11 +27,12 @@ ROW_WISE = frozenset({
 WHOLE = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 """Functions that run whole on every rank: recurrent layers, which DTensor has no rule for."""
 _ATTENTION = "scaled_dot_product_attention"
+_CROSS_ENTROPY = "cross_entropy"
 _HEADS_DIM = 1
 
 
 class LocalShards(TorchFunctionMode):
-    """Run attention, convolutions and pooling of DTensors on local shards.
+    """Run attention, convolutions, pooling and cross-entropy of DTensors on local shards.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ class LocalShards(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == _CROSS_ENTROPY and isinstance(args[0] if args else None, DTensor):
+            return split_cross_entropy(func, args, kwargs)
         if name == _ATTENTION:
             return self._attention(func, args, kwargs)
         if self._drop_dropout and name.endswith("dropout") and args:

@@ -38,7 +38,12 @@ class MatrixRow:
     wall_s: float
     """Median step as the clock had it [s]."""
     predicted_bytes: float
+    """All of the memory on the fullest rank, libraries and the allocator's slack included [B]."""
     measured_bytes: float
+    """Growth of the resident set on the fullest rank [B]."""
+    predicted_tensor_bytes: float
+    measured_tensor_bytes: float | None
+    """Peak of live tensors on the fullest rank; None where torch does not tell [B]."""
     predicted_parts_s: dict[str, float]
     measured_parts_s: dict[str, float]
     """Parts of one recorded step by the clock, mean over ranks [s]."""
@@ -48,6 +53,17 @@ class MatrixRow:
     def log_ratio(self) -> float:
         """Logarithm of measured over predicted step time [1]."""
         return math.log(self.measured_s / self.predicted_s)
+
+    @property
+    def resident_error(self) -> float:
+        """Predicted memory over the resident set's growth, less 1 [1]."""
+        return self.predicted_bytes / self.measured_bytes - 1.0
+
+    @property
+    def tensor_error(self) -> float | None:
+        """Predicted over measured peak of live tensors, less 1 [1]."""
+        measured = self.measured_tensor_bytes
+        return None if measured is None else self.predicted_tensor_bytes / measured - 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +87,12 @@ class MatrixSummary:
     taus: dict[str, float]
     """Model -> Kendall's tau between predicted and measured order of its strategies [1]."""
     median_tau: float
-    median_memory_error: float
-    lowest_memory_error: float
-    """Most that a peak was predicted too low [1]."""
+    median_memory_error: float | None
+    """Of live tensors at their peak; None where torch does not tell [1]."""
+    lowest_memory_error: float | None
+    """Most that their peak was predicted too low [1]."""
+    median_resident_error: float
+    lowest_resident_error: float
     foreign_load_cores: float
     """Median over the cases [1]."""
 
@@ -179,6 +198,8 @@ def row_of(case: MatrixCase, *, plan: Plan, measured: MeasuredCase) -> MatrixRow
         wall_s=statistics.median(max(step.wall_s) for step in measured.steps),
         predicted_bytes=float(plan.prediction["peak_memory_bytes"]),
         measured_bytes=max(measured.peak_bytes),
+        predicted_tensor_bytes=float(plan.prediction["peak_tensor_bytes"]),
+        measured_tensor_bytes=_largest(measured.tensor_bytes),
         predicted_parts_s=dict(plan.prediction.get("breakdown_s") or {}),
         measured_parts_s={
             key: statistics.fmean(parts.get(key, 0.0) for parts in measured.parts_s) for key in keys
@@ -187,10 +208,16 @@ def row_of(case: MatrixCase, *, plan: Plan, measured: MeasuredCase) -> MatrixRow
     )
 
 
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
 def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
     """Return errors of step time and memory, and how well strategies are ranked."""
     ratios = [row.predicted_s / row.measured_s for row in rows]
-    memory = [row.predicted_bytes / row.measured_bytes - 1.0 for row in rows]
+    resident = [row.resident_error for row in rows]
+    memory = [row.tensor_error for row in rows if row.tensor_error is not None]
     taus = {}
     for model in dict.fromkeys(row.case.model for row in rows):
         own = [row for row in rows if row.case.model == model]
@@ -202,8 +229,10 @@ def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
         inside=statistics.fmean(row.least_s <= row.predicted_s <= row.measured_s for row in rows),
         taus=taus,
         median_tau=statistics.median(taus.values()) if taus else 1.0,
-        median_memory_error=statistics.median(abs(error) for error in memory),
-        lowest_memory_error=min(memory),
+        median_memory_error=statistics.median(map(abs, memory)) if memory else None,
+        lowest_memory_error=min(memory, default=None),
+        median_resident_error=statistics.median(map(abs, resident)),
+        lowest_resident_error=min(resident),
         foreign_load_cores=statistics.median(row.foreign_load_cores for row in rows),
     )
 

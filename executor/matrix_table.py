@@ -6,7 +6,8 @@ from datetime import date
 from executor.matrix import MatrixResult, MatrixRow, summarize
 
 _HEAD = ("model", "strategy", "predicted", "CPU time", "measured", "error", "by the clock",
-         "memory predicted", "measured", "error", "load")  # fmt: skip
+         "tensors predicted", "measured", "error", "process predicted", "measured", "error",
+         "load")  # fmt: skip
 _WORDS = 2
 """Columns of words [1]."""
 _PARTS = (
@@ -40,11 +41,23 @@ def summary_lines(result: MatrixResult) -> list[str]:
         f"over {len(result.rows)} cases",
         f"between CPU time and measured time: {found.inside:.0%} of the predictions",
         f"order of strategies: Kendall's tau {found.median_tau:.2f} (median over models: {taus})",
-        f"peak memory: median error {found.median_memory_error:.1%}, "
-        f"lowest {found.lowest_memory_error:+.1%}",
+        _memory_line(
+            "peak memory, live tensors", found.median_memory_error, found.lowest_memory_error
+        ),
+        _memory_line(
+            "peak memory, resident set of the process",
+            found.median_resident_error,
+            found.lowest_resident_error,
+        ),
         f"other programs used {found.foreign_load_cores:.2f} cores meanwhile (median)",
         *(f"refused: {_named(case)}: {why}" for case, why in result.refused),
     ]
+
+
+def _memory_line(what: str, median: float | None, lowest: float | None) -> str:
+    if median is None or lowest is None:
+        return f"{what}: this build of torch does not tell"
+    return f"{what}: median error {median:.1%}, lowest {lowest:+.1%}"
 
 
 def matrix_document(result: MatrixResult, *, command: str, profile: str) -> str:
@@ -71,11 +84,13 @@ def matrix_document(result: MatrixResult, *, command: str, profile: str) -> str:
 
 
 def _cells(row: MatrixRow) -> tuple[str, ...]:
-    memory_error = row.predicted_bytes / row.measured_bytes - 1.0
+    tensors, error = row.measured_tensor_bytes, row.tensor_error
     return (
         row.case.model, row.case.strategy, _ms(row.predicted_s), _ms(row.least_s),
         _ms(row.measured_s), f"{row.predicted_s / row.measured_s - 1.0:+.0%}", _ms(row.wall_s),
-        _mb(row.predicted_bytes), _mb(row.measured_bytes), f"{memory_error:+.0%}",
+        _mb(row.predicted_tensor_bytes), "-" if tensors is None else _mb(tensors),
+        "-" if error is None else f"{error:+.1%}", _mb(row.predicted_bytes),
+        _mb(row.measured_bytes), f"{row.resident_error:+.0%}",
         f"{row.foreign_load_cores:.1f}",
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from executor import memory
 from executor.foreign_load import foreign_cores, mark_load
+from executor.live_tensors import step_memory
 from executor.run_queue import helpers_cpu_s, waited_s
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.spans import breakdown_of, spans_of
@@ -21,6 +22,8 @@ from planner.plan import load_plan
 MEASURED_FILE = "measured.json"
 _WARM_UP = 2
 _INSTRUMENTED = 3
+_Found = tuple[list[tuple[float, ...]], float, dict[str, float], float, float | None]
+"""Steps, resident peak, parts of a step, own CPU time, tensors' peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,9 @@ class MeasuredCase:
 
     steps: tuple[MeasuredStep, ...]
     peak_bytes: tuple[float, ...]
+    """Resident set per rank, above what the process held before the model was built [B]."""
+    tensor_bytes: tuple[float | None, ...]
+    """Peak of live tensors per rank; None where torch does not tell [B]."""
     parts_s: tuple[dict[str, float], ...]
     """Breakdown of the fastest instrumented step, per rank [s]."""
     foreign_load_cores: float
@@ -64,8 +70,15 @@ def run_matrix_rank(run_dir: Path) -> None:
             (_instrumented(trainer, settings) for _ in range(_INSTRUMENTED)),
             key=lambda found: sum(found.values()),
         )
-        mine = (own[_WARM_UP:], peak, parts, after.own_s - before.own_s)
-        everyone: list[tuple[list[tuple[float, ...]], float, dict[str, float], float] | None]
+        del trainer
+        tensors = step_memory(
+            lambda: make_trainer(plan, settings, source=source, device=device)[0],
+            global_batch_size=settings.shape.global_batch_size,
+            sequence_length=settings.shape.sequence_length,
+        )
+        tensor_bytes = None if tensors is None else tensors.peak_bytes
+        mine = (own[_WARM_UP:], peak, parts, after.own_s - before.own_s, tensor_bytes)
+        everyone: list[_Found | None]
         everyone = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
     finally:
@@ -80,8 +93,10 @@ def run_matrix_rank(run_dir: Path) -> None:
         )
     )
     load = foreign_cores(before, after, own_s=sum(entry[3] for entry in told))
-    found = MeasuredCase(steps=steps, peak_bytes=tuple(t[1] for t in told),
-                         parts_s=tuple(t[2] for t in told), foreign_load_cores=load)  # fmt: skip
+    found = MeasuredCase(
+        steps=steps, peak_bytes=tuple(t[1] for t in told), tensor_bytes=tuple(t[4] for t in told),
+        parts_s=tuple(t[2] for t in told), foreign_load_cores=load,
+    )  # fmt: skip
     (run_dir / MEASURED_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
@@ -128,6 +143,7 @@ def measured_from_json(text: str) -> MeasuredCase:
         MeasuredStep(**{key: tuple(value) for key, value in step.items()}) for step in data["steps"]
     )
     return MeasuredCase(
-        steps=steps, peak_bytes=tuple(data["peak_bytes"]), parts_s=tuple(data["parts_s"]),
+        steps=steps, peak_bytes=tuple(data["peak_bytes"]),
+        tensor_bytes=tuple(data["tensor_bytes"]), parts_s=tuple(data["parts_s"]),
         foreign_load_cores=data["foreign_load_cores"],
     )  # fmt: skip

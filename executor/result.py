@@ -36,9 +36,10 @@ class RunResult:
     worst_gradient: str | None
     """The parameter whose gradient differs most beside its tolerance."""
     loss_tolerance: float
-    """Largest accepted difference of losses [1]."""
+    """Largest accepted difference of losses, relative to the loss [1]."""
     gradient_tolerance: float
-    """Largest accepted difference, relative to the largest entry of that gradient [1]."""
+    """Largest accepted difference, relative to the largest entry of that gradient [1]; in bf16 of
+    the norm, relative to what rounding changes in one process."""
     passed: bool | None
     """Whether losses and gradients equal one process; None without a check."""
     measured_step_time_s: float
@@ -58,6 +59,7 @@ class RunResult:
     """Mean cores that other programs used during the timed steps [1]."""
     notes: tuple[str, ...]
     timeline: Timeline
+    precision: str = "fp32"
 
 
 def result_to_json(result: RunResult) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from executor.checks import check_hardware, check_plan_runs_here
 from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
-from executor.settings import SETTINGS_FILE, RunSettings, progress_total, settings_to_json
+from executor.settings import (
+    SETTINGS_FILE,
+    RunPrecision,
+    RunSettings,
+    progress_total,
+    settings_to_json,
+)
 from executor.shape import MAX_LOCAL_PROCESSES, RunShape, fitted_to_chain, shape_of_run
 from planner.models.resolve import resolve_model
 from planner.models.source import ModelSource
@@ -33,6 +39,7 @@ def run_plan(
     learning_rate: float = 1e-3,
     seed: int = 0,
     check: bool = True,
+    precision: RunPrecision = "fp32",
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RunResult | None:
@@ -62,6 +69,8 @@ def run_plan(
         Of weights and batches.
     check : bool
         Also train in one process, and compare losses and first gradients.
+    precision : str
+        ``fp32``, ``tf32`` or ``bf16``; in fp32 a wrong split stands out most.
     output : str or Path, optional
         File for the result, written at once when all is done.
     progress : callable, optional
@@ -86,7 +95,7 @@ def run_plan(
             plan, run_dir=run_dir, world=world, scale_down=scale_down, steps=steps,
             num_processes=num_processes, timeout_s=timeout_s, learning_rate=learning_rate,
             global_batch_size=global_batch_size, sequence_length=sequence_length, seed=seed,
-            check=check,
+            check=check, precision=precision,
         )  # fmt: skip
         if world is None:
             result: RunResult | None = _run_locally(settings, run_dir, progress or _silent)
@@ -109,6 +118,7 @@ def settings_of_run(
     learning_rate: float,
     seed: int,
     check: bool,
+    precision: RunPrecision = "fp32",
     global_batch_size: int | None = None,
     sequence_length: int | None = None,
 ) -> RunSettings:
@@ -150,7 +160,7 @@ def settings_of_run(
         ),
         steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
         threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
-        result_path=str(run_dir / _RESULT_FILE), local=world is None,
+        result_path=str(run_dir / _RESULT_FILE), local=world is None, precision=precision,
     )  # fmt: skip
     (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
     return settings

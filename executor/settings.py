@@ -3,10 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+from executor.errors import RunError
 from executor.shape import RunShape
 
 SETTINGS_FILE = "settings.json"
+RunPrecision = Literal["fp32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +35,34 @@ class RunSettings:
     result_path: str
     local: bool
     """Whether the ranks are processes of this machine started by us."""
+    precision: RunPrecision = "fp32"
     fault: str = ""
     """For tests: a planted error, ``kind@rank``."""
+
+
+def run_precision(planned: str, wanted: str | None) -> RunPrecision:
+    """Return the precision of a run: the wanted one; the plan's for ``plan`` or None.
+
+    Raises
+    ------
+    RunError
+        If the executor cannot compute in it.
+
+    Examples
+    --------
+    >>> run_precision("bf16", "plan"), run_precision("fp8", "fp32")
+    ('bf16', 'fp32')
+    """
+    is_planned = wanted is None or wanted == "plan"
+    name = planned if is_planned else wanted
+    for known in get_args(RunPrecision):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    where = f"the plan's precision is {name}" if is_planned else f"--precision is {name}"
+    raise RunError(
+        f"{where}; expected fp32, tf32 or bf16 (fp16 needs loss scaling, fp8 kernels that torch "
+        "lacks on most devices); add --precision bf16 or fp32"
+    )
 
 
 def progress_total(settings: RunSettings) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 from executor.errors import RunError
@@ -13,7 +13,7 @@ from simulator.placement import is_v_shaped, rank_of_stage
 from simulator.zero_bubble import microbatches_per_round
 
 MAX_LOCAL_PROCESSES = 8
-_GROWTH_ORDER = ("tp", "pp", "dp")
+_GROWTH_ORDER = ("tp", "pp", "cp", "dp")
 """Axes take the processes at hand in this order, one prime factor each in turn."""
 _SCALED_MICROBATCHES_PER_STAGE = 2
 
@@ -36,12 +36,19 @@ class RunShape:
     mode: Literal["train", "infer"]
     replicas: int = 1
     """Copies of what is sharded over data ranks."""
+    expert_size: int = 1
+    """Data and context ranks among which experts are spread."""
     notes: tuple[str, ...] = ()
     """In what the run differs from the plan."""
 
     def size(self, axis: str) -> int:
         """Return the size of an axis, 1 where the mesh lacks it."""
         return dict(self.axes).get(axis, 1)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP holds the weights: in inference only ``parameters`` shards anything."""
+        return self.sharding == "parameters" or (self.mode == "train" and self.sharding != "none")
 
     @property
     def num_processes(self) -> int:
@@ -69,7 +76,7 @@ def shrink_axes(
 ) -> tuple[tuple[str, int], ...]:
     """Shrink mesh axes until at most ``num_processes`` ranks remain, keeping as many axes as fit.
 
-    Axes start at 1 and take one prime factor each in turn, in the order tp, pp, dp.
+    Axes start at 1 and take one prime factor each in turn, in the order tp, pp, cp, dp.
 
     Parameters
     ----------
@@ -132,6 +139,7 @@ def shape_of_run(
     sizes = dict(shrunk)
     shrunk = tuple((axis, size) for axis, size in shrunk if size > 1)
     pp, tp = sizes.get("pp", 1), sizes.get("tp", 1)
+    data_ranks = sizes.get("dp", 1) * sizes.get("cp", 1)
     shape = RunShape(
         axes=shrunk,
         global_batch_size=plan.workload.global_batch_size,
@@ -139,15 +147,21 @@ def shape_of_run(
         sequence_length=sequence_length,
         schedule=strategy.schedule,
         virtual_stages=strategy.virtual_stages if pp > 1 else 1,
-        sharding=strategy.sharding if sizes.get("dp", 1) > 1 else "none",
+        sharding=strategy.sharding if data_ranks > 1 else "none",
         recompute=strategy.recompute,
         sequence_parallel=strategy.sequence_parallel and tp > 1,
         optimizer=plan.workload.optimizer,
         mode=plan.workload.mode,
-        replicas=_copies(strategy, sizes.get("dp", 1)),
+        replicas=_copies(strategy, data_ranks),
+        expert_size=gcd(strategy.expert_parallel_size, data_ranks),
     )
     if shape.replicas != strategy.sharding_replicas:
         notes.append(f"one copy of the shards in place of {strategy.sharding_replicas}")
+    if shape.expert_size != strategy.expert_parallel_size:
+        notes.append(
+            f"experts spread over {shape.expert_size} ranks in place of "
+            f"{strategy.expert_parallel_size}"
+        )
     batch = global_batch_size
     if batch is None and (scale_down > 1 or shrunk != axes):
         batch = _scaled_batch(strategy, shape)

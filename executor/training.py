@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from executor.assemble import Assembly, RankMesh
+from executor.assemble import Assembly
 from executor.data_parallel import prepare_microbatch
 from executor.errors import RunError
 from executor.gradients import (
@@ -16,6 +16,7 @@ from executor.gradients import (
     sum_tied_gradients,
 )
 from executor.optimizer import ShardOptimizer
+from executor.rank_mesh import RankMesh
 from executor.recording import Recorder
 from planner.models.source import Batch, ModelSource
 
@@ -72,7 +73,7 @@ class Trainer:
             with self.assembly.modes():
                 with self.recorder.region("forward", "compute", stage=0, microbatch=index):
                     output = module(*micro.inputs, **micro.keywords)
-                    loss = self.source.loss(output, micro.targets)
+                    loss = self.assembly.loss(output, micro.targets)
                 with self.recorder.region("backward", "compute", stage=0, microbatch=index):
                     (loss / count).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -82,7 +83,7 @@ class Trainer:
         region = self.recorder.region("forward", "compute", stage=0, microbatch=index)
         with torch.no_grad(), self.assembly.modes(), region:
             output = module(*micro.inputs, **micro.keywords)
-            return float(self.source.loss(output, micro.targets))
+            return float(self.assembly.loss(output, micro.targets))
 
     def _pipelined(self, own: Batch) -> float | None:
         assembly = self.assembly
@@ -103,17 +104,21 @@ class Trainer:
         return float(torch.stack(losses).mean()) if losses else None
 
     def _sync(self) -> None:
-        parameters = self.assembly.parameters()
+        parameters, travels_as = self.assembly.parameters(), self.assembly.numerics.reduce
         tensor_mesh = self.ranks.axis("tp")
         if tensor_mesh is not None:
             reduce_partial_gradients(
-                list(parameters.values()), mesh=tensor_mesh, recorder=self.recorder
-            )
-        sum_tied_gradients(self.assembly.tied, parameters, recorder=self.recorder)
-        if self.assembly.averages_over is not None:
+                list(parameters.values()), mesh=tensor_mesh, recorder=self.recorder,
+                travels_as=travels_as,
+            )  # fmt: skip
+        sum_tied_gradients(
+            self.assembly.tied, parameters, recorder=self.recorder, travels_as=travels_as
+        )
+        for average in self.assembly.averages:
             average_over_data_ranks(
-                list(parameters.values()), group=self.assembly.averages_over,
-                recorder=self.recorder,
+                [parameters[name] for name in average.names], group=average.group,
+                num_losses=average.num_losses, axis=average.label, recorder=self.recorder,
+                travels_as=travels_as,
             )  # fmt: skip
 
 

@@ -12,11 +12,14 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from executor import memory
-from executor.assemble import assemble, make_mesh
+from executor.assemble import assemble
 from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
 from executor.optimizer import ShardOptimizer
+from executor.optimizer_choice import optimizer_that_runs
+from executor.precision import allow_tf32
+from executor.rank_mesh import make_mesh
 from executor.recording import Recorder
 from executor.result import RunResult, result_to_json, write_atomically
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings, progress_total
@@ -110,6 +113,7 @@ def make_trainer(
 ) -> tuple[Trainer, float]:
     """Build a rank's part of the model; return it and the memory held before [B]."""
     shape = settings.shape
+    allow_tf32(settings.precision, device=device)
     base_bytes = memory.held_bytes(device)
     ranks = make_mesh(shape, device_type=device.type)
     recorder = Recorder(
@@ -122,7 +126,7 @@ def make_trainer(
     optimizer = None
     if shape.mode == "train":
         optimizer = ShardOptimizer(
-            shape.optimizer, list(assembly.parameters().values()),
+            optimizer_that_runs(shape), list(assembly.parameters().values()),
             learning_rate=settings.learning_rate,
         )  # fmt: skip
     trainer = Trainer(assembly=assembly, ranks=ranks, source=source, optimizer=optimizer,

@@ -153,7 +153,9 @@ def _scaled(
         num_nodes = count or group.num_nodes
     elif scale.devices_per_node is not None:
         if count % per_node:
-            raise ProfileError(f"devices_per_node={per_node} does not divide {count} devices")
+            raise ProfileError(
+                f"devices_per_node={per_node} does not divide {count} devices; choose a divisor"
+            )
         num_nodes = count // per_node
     elif rule is not None:
         num_nodes, per_node = slices_of(count, rule=rule)

@@ -20,7 +20,6 @@ from paraplan.job_options import (
     ClipNorm,
     Dataset,
     FinalLrFraction,
-    JobPrecisionOption,
     Keep,
     LearningRateOption,
     Log,
@@ -31,7 +30,6 @@ from paraplan.job_options import (
     SaveEvery,
     Seed,
     WarmupSteps,
-    job_wanted,
 )
 
 app = typer.Typer(
@@ -167,6 +165,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count collectives, at the plan's world size.")
     ] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32, bf16 or plan (a check: fp32, a job: plan).")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="run.json to write.")] = None,
     dataset: Dataset = None,
     save_every: SaveEvery = None,
@@ -179,44 +180,21 @@ def run(
     warmup_steps: WarmupSteps = None,
     final_lr_fraction: FinalLrFraction = None,
     clip_norm: ClipNorm = None,
-    precision: JobPrecisionOption = None,
     seed: Seed = None,
     log: Log = None,
     log_every: LogEvery = None,
     json: Json = False,
 ) -> None:
     """Execute a plan here (or under torchrun): check it against one process, or train a job."""
-    if not 0 < timeout < float("inf"):
-        from planner.errors import StrategyError
+    from paraplan.run_options import RunOptions
+    from paraplan.verbs_run import execute_verb
 
-        raise StrategyError(f"--timeout is {timeout:g}; expected a number of seconds above 0")
-    given = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
-    if dry_run:
-        from paraplan.verbs_dry_run import dry_run_verb
-
-        if out is not None or processes is not None or scale_down != 1 or job_wanted(given):
-            from planner.errors import StrategyError
-
-            raise StrategyError(
-                "--dry-run counts at the plan's own size and writes nothing; "
-                "leave out --out, --processes, --scale-down and the options of a job"
-            )
-        dry_run_verb(plan_file, timeout_s=timeout, as_json=json)
-        return
-    if job_wanted(given):
-        from paraplan.verbs_job import job_verb
-
-        job_verb(
-            plan_file, given, scale_down=scale_down, steps=steps, processes=processes,
-            timeout_s=timeout, check=check, out=out, as_json=json,
-        )  # fmt: skip
-        return
-    from paraplan.verbs_run import run_verb
-
-    run_verb(
-        plan_file, scale_down=scale_down, steps=steps, processes=processes, timeout_s=timeout,
-        check=check is not False, out=out, as_json=json,
+    job = {name: value for name, value in locals().items() if name in JOB_OPTIONS}
+    options = RunOptions(
+        plan_file=plan_file, scale_down=scale_down, steps=steps, processes=processes,
+        timeout_s=timeout, check=check, precision=precision, out=out, as_json=json,
     )  # fmt: skip
+    execute_verb(options, job=job, dry_run=dry_run)
 
 
 @app.command()
@@ -235,7 +213,7 @@ def calibrate(
 @app.command()
 def compare(
     plan_file: Annotated[Path | None, typer.Argument(metavar="PLAN.json")] = None,
-    run_file: Annotated[Path | None, typer.Argument(metavar="RUN.json")] = None,
+    run_file: Annotated[Path | None, typer.Argument(metavar="RUN.json|JOB.json")] = None,
     *,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Small models x strategies, measured here and now.")
@@ -247,17 +225,22 @@ def compare(
     write_docs: Annotated[
         bool, typer.Option("--write-docs", help="Matrix: write docs/measured-here.md.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="File for both timelines in one Perfetto trace.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print predicted beside measured, for a run or for a matrix of small models."""
+    """Print predicted beside measured, for a run, a job or a matrix of small models."""
     from paraplan.verbs_run import compare_verb, matrix_verb
 
+    if matrix and (trace is not None or plan_file is not None):
+        raise typer.BadParameter("--matrix makes its own plans; leave out files and --trace")
     if matrix:
         matrix_verb(write_docs=write_docs, steps=steps, only=only, as_json=json)
     elif plan_file is None or run_file is None:
         raise typer.BadParameter("expected PLAN.json and RUN.json, or --matrix")
     else:
-        compare_verb(plan_file, run_file, as_json=json)
+        compare_verb(plan_file, run_file, trace=trace, as_json=json)
 
 
 @app.command()
@@ -327,6 +310,7 @@ _COMMAND_LINE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 """click's error family; typer carries its own copy of click in some versions."""
+_ROOMS = ("hardware_profiles", "simulator", "planner", "executor", "paraplan")
 _OPTION_KEYS = (
     "model", "cluster", "global_batch", "seq_len", "precision", "optimizer", "mode", "attention",
     "software", "strategy",
@@ -353,6 +337,8 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return _tell_usage(error)
     except ValueError as error:
         return _tell(error)
+    except ModuleNotFoundError as error:
+        return _tell_missing(error)
     except BrokenPipeError:
         return EXIT_DONE
     if status == EXIT_INTERRUPTED:
@@ -369,6 +355,18 @@ def _tell_usage(error: Any) -> int:
     where = context.command_path if context is not None else "paraplan"
     message = one_line(error.format_message()).rstrip(".")
     print_text(f"{where}: {message}; see '{where} --help'", to_stderr=True)
+    return EXIT_WRONG_USE
+
+
+def _tell_missing(error: ModuleNotFoundError) -> int:
+    """Tell that a package is not installed; a module of ours that is missing is a defect."""
+    package = (error.name or "").partition(".")[0]
+    if package in _ROOMS:
+        raise error
+    print_text(
+        f"paraplan: package {package!r} is not installed; install paraplan again with all it needs",
+        to_stderr=True,
+    )
     return EXIT_WRONG_USE
 
 

@@ -128,7 +128,8 @@ def _precision(options: Options, cluster: Cluster) -> Precision:
         if precision not in device.peak_flops_per_s:
             has = ", ".join(device.peak_flops_per_s)
             raise StrategyError(
-                f"--precision is {precision}; {device.name} of {cluster.name} has {has}"
+                f"--precision is {precision}; {device.name} of {cluster.name} has "
+                f"{has}; choose one of these"
             )
     return precision
 

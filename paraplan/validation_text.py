@@ -6,7 +6,7 @@ from planner.validation.aims import GOOD_TAU, Aim, aims
 from planner.validation.coverage import Coverage
 from planner.validation.outcome import Outcome
 from planner.validation.results import Results, Row
-from planner.validation.summaries import GOOD_REGRET, SweepSummary, median
+from planner.validation.summaries import GOOD_REGRET, FitTable, SweepSummary, median
 
 GIB = 2.0**30
 
@@ -28,11 +28,18 @@ def as_text(
     lines += _row_lines("used for fitting", results.calibrate)
     lines += _sweep_lines("sweeps", results.sweeps)
     lines += _sweep_lines("sweeps, an input is not stated", results.incomplete_sweeps)
-    lines += _fit_lines(results)
+    lines += _fit_lines("complete", results.fit_table)
+    lines += _fit_lines("incomplete", results.incomplete_fit_table)
     lines += _coverage_lines(results.coverage)
-    lines += _worst_lines(results.worst)
-    lines += _known_lines(results.known)
-    lines += _failure_lines(results.failures)
+    lines += _titled("worst step times", map(_worst_line, results.worst))
+    lines += _titled(
+        f"known outliers, counted in all tables above: {len(results.known)}",
+        _known_lines(results.known),
+    )
+    lines += _titled(
+        f"outside tolerance: {len(results.failures)}",
+        (f"  {outcome.case.name}: {outcome.failure}" for outcome in results.failures),
+    )
     if not is_whole:
         lines.append("aims, as far as the chosen cases go (they are set for all cases)")
     lines += _aim_lines(aims(results, candidate_s=candidate_s))
@@ -45,12 +52,18 @@ def as_text(
     return "\n".join(lines)
 
 
-def _case_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    width = max(len(outcome.case.name) for outcome in outcomes) + 2
-    yield f"{'case':<{width}}{'published':>13}{'predicted':>13}{'ratio':>8}  within"
-    for outcome in outcomes:
-        yield from _lines_of_case(outcome, width=width)
-    yield ""
+def _titled(title: str, lines: Iterable[str]) -> list[str]:
+    """Return lines under their title with an empty line behind; nothing where there are none."""
+    found = list(lines)
+    return [title, *found, ""] if found else []
+
+
+def _case_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    width = max((len(outcome.case.name) for outcome in outcomes), default=0) + 2
+    return _titled(
+        f"{'case':<{width}}{'published':>13}{'predicted':>13}{'ratio':>8}  within",
+        (line for outcome in outcomes for line in _lines_of_case(outcome, width=width)),
+    )
 
 
 def _lines_of_case(outcome: Outcome, *, width: int) -> Iterator[str]:
@@ -76,36 +89,40 @@ def _lines_of_case(outcome: Outcome, *, width: int) -> Iterator[str]:
         yield f"{name}{words[0]:>13}{words[1]:>13}{used:>8.0%}  {mark}"
 
 
-def _row_lines(title: str, rows: Sequence[Row]) -> Iterator[str]:
-    if not rows:
-        return
-    width = max(34, *(len(row.name) + 2 for row in rows))
-    yield f"{title:<{width}}{'n':>5}{'error':>8}{'bias':>8}{'<5%':>6}{'<10%':>6}{'<20%':>6}  worst"
-    for row in rows:
-        for what, summary in (("", row.steps), ("  memory", row.memory)):
-            if summary is None:
-                continue
-            shares = "".join(f"{share:>6.0%}" for share in summary.within)
-            yield (
-                f"{row.name + what:<{width}}{summary.number:>5}"
-                f"{summary.mean_absolute_error:>8.1%}{summary.bias:>+8.1%}{shares}"
-                f"  {summary.worst:+.1%} {summary.worst_name.split(':')[-1]}"
-            )
-    yield ""
+def _row_lines(title: str, rows: Sequence[Row]) -> list[str]:
+    width = max(34, *(len(row.name) + 2 for row in rows)) if rows else 0
+    return _titled(
+        f"{title:<{width}}{'n':>5}{'error':>8}{'bias':>8}{'<5%':>6}{'<10%':>6}{'<20%':>6}  worst",
+        (line for row in rows for line in _lines_of_row(row, width=width)),
+    )
 
 
-def _sweep_lines(title: str, sweeps: Sequence[SweepSummary]) -> Iterator[str]:
-    if not sweeps:
-        return
-    yield (f"{title:<34}{'n':>5}{'median tau':>12}{'tau>=0.85':>11}{'regret<=3%':>12}{'median':>8}")
-    for group in sorted({sweep.group for sweep in sweeps}):
-        members = [sweep for sweep in sweeps if sweep.group == group]
-        taus = [sweep.kendall_tau for sweep in members if sweep.kendall_tau is not None]
-        regrets = [sweep.regret for sweep in members]
-        good = sum(regret <= GOOD_REGRET for regret in regrets) / len(regrets)
-        rank = f"{median(taus):>12.2f}{_share(t >= GOOD_TAU for t in taus):>11.0%}" if taus else ""
-        yield f"{group:<34}{len(members):>5}{rank:>23}{good:>12.0%}{median(regrets):>8.1%}"
-    yield ""
+def _lines_of_row(row: Row, *, width: int) -> Iterator[str]:
+    for what, summary in (("", row.steps), ("  memory", row.memory)):
+        if summary is None:
+            continue
+        shares = "".join(f"{share:>6.0%}" for share in summary.within)
+        yield (
+            f"{row.name + what:<{width}}{summary.number:>5}"
+            f"{summary.mean_absolute_error:>8.1%}{summary.bias:>+8.1%}{shares}"
+            f"  {summary.worst:+.1%} {summary.worst_name.split(':')[-1]}"
+        )
+
+
+def _sweep_lines(title: str, sweeps: Sequence[SweepSummary]) -> list[str]:
+    groups = sorted({sweep.group for sweep in sweeps})
+    return _titled(
+        f"{title:<34}{'n':>5}{'median tau':>12}{'tau>=0.85':>11}{'regret<=3%':>12}{'median':>8}",
+        (_sweep_line(name, [one for one in sweeps if one.group == name]) for name in groups),
+    )
+
+
+def _sweep_line(group: str, members: Sequence[SweepSummary]) -> str:
+    taus = [sweep.kendall_tau for sweep in members if sweep.kendall_tau is not None]
+    regrets = [sweep.regret for sweep in members]
+    good = _share(regret <= GOOD_REGRET for regret in regrets)
+    rank = f"{median(taus):>12.2f}{_share(t >= GOOD_TAU for t in taus):>11.0%}" if taus else ""
+    return f"{group:<34}{len(members):>5}{rank:>23}{good:>12.0%}{median(regrets):>8.1%}"
 
 
 def _share(flags: Iterable[bool]) -> float:
@@ -113,37 +130,32 @@ def _share(flags: Iterable[bool]) -> float:
     return sum(found) / len(found)
 
 
-def _fit_lines(results: Results) -> Iterator[str]:
-    for words, table in (
-        ("complete", results.fit_table),
-        ("incomplete", results.incomplete_fit_table),
-    ):
-        if not table.true_overflows + table.false_fits + table.false_overflows:
-            continue
-        yield f"{'memory, ' + words + ' cases':<34}{'ran':>10}{'out of memory':>16}"
-        yield f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}"
-        yield f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}"
-        yield ""
+def _fit_lines(words: str, table: FitTable) -> list[str]:
+    if not table.true_overflows + table.false_fits + table.false_overflows:
+        return []
+    return _titled(
+        f"{'memory, ' + words + ' cases':<34}{'ran':>10}{'out of memory':>16}",
+        (
+            f"{'predicted to fit':<34}{table.true_fits:>10}{table.false_fits:>16}",
+            f"{'predicted not to fit':<34}{table.false_overflows:>10}{table.true_overflows:>16}",
+        ),
+    )
 
 
-def _coverage_lines(coverage: Sequence[Coverage]) -> Iterator[str]:
-    if not coverage:
-        return
-    yield f"{'80 % intervals, own source out':<34}{'n':>5}{'inside':>9}{'upper/lower':>13}"
-    for one in coverage:
-        yield f"{one.name:<34}{one.number:>5}{one.inside:>9.0%}{one.median_width:>13.2f}"
-    yield ""
+def _coverage_lines(coverage: Sequence[Coverage]) -> list[str]:
+    return _titled(
+        f"{'80 % intervals, own source out':<34}{'n':>5}{'inside':>9}{'upper/lower':>13}",
+        (
+            f"{one.name:<34}{one.number:>5}{one.inside:>9.0%}{one.median_width:>13.2f}"
+            for one in coverage
+        ),
+    )
 
 
-def _worst_lines(worst: Sequence[Outcome]) -> Iterator[str]:
-    if not worst:
-        return
-    yield "worst step times"
-    for outcome in worst:
-        words = outcome.case.outlier or outcome.case.note
-        note = f"  ({words})" if words else ""
-        yield f"  {outcome.step_error or 0.0:+8.1%}  {outcome.case.name}{note}"
-    yield ""
+def _worst_line(outcome: Outcome) -> str:
+    words = outcome.case.outlier or outcome.case.note
+    note = f"  ({words})" if words else ""
+    return f"  {outcome.step_error or 0.0:+8.1%}  {outcome.case.name}{note}"
 
 
 def _aim_lines(found: Sequence[Aim]) -> Iterator[str]:
@@ -155,21 +167,8 @@ def _aim_lines(found: Sequence[Aim]) -> Iterator[str]:
 
 
 def _known_lines(known: Sequence[Outcome]) -> Iterator[str]:
-    if not known:
-        return
-    yield f"known outliers, counted in all tables above: {len(known)}"
     for cause in dict.fromkeys(outcome.case.outlier for outcome in known):
         yield f"  {cause}"
         for outcome in known:
             if outcome.case.outlier == cause:
                 yield f"    {outcome.case.name}: {outcome.deviation}"
-    yield ""
-
-
-def _failure_lines(failures: Sequence[Outcome]) -> Iterator[str]:
-    if not failures:
-        return
-    yield f"outside tolerance: {len(failures)}"
-    for outcome in failures:
-        yield f"  {outcome.case.name}: {outcome.failure}"
-    yield ""

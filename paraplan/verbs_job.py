@@ -7,52 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from paraplan.console import print_json, print_text, progress_bar
+from paraplan.run_options import RunOptions
 from planner.errors import StrategyError
 
 _LOG_EVERY = 10
 """Steps between printed lines where standard error is no terminal [1]."""
 
 
-def job_verb(
-    plan_file: Path,
-    given: dict[str, Any],
-    *,
-    scale_down: int,
-    steps: int,
-    processes: int | None,
-    timeout_s: float,
-    check: bool | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def job_verb(options: RunOptions, given: dict[str, Any]) -> None:
     """Train a plan as a job; ``given`` holds the options of a job, None where left out."""
     from executor.job import run_job
     from executor.job_result import job_result_to_json
+    from executor.settings import run_precision
     from planner.plan import load_plan
 
-    if check:
+    if options.check:
         raise StrategyError("--check beside options of a job; check first, by a run of 3 steps")
-    if processes is not None and processes < 1:
-        raise StrategyError(f"--processes is {processes}; expected at least 1")
+    plan_file = options.plan_file
     plan = load_plan(plan_file)
-    target = out or plan_file.with_name("job.json")
-    job = _settings(plan.workload.precision, given, log=plan_file.with_name("job.jsonl"))
-    with _told(job.log_every, quiet=as_json) as progress:
+    target = options.out or plan_file.with_name("job.json")
+    precision = run_precision(plan.workload.precision, options.precision)
+    job = _settings(given, precision=precision, log=plan_file.with_name("job.jsonl"))
+    with _told(job.log_every, quiet=options.as_json) as progress:
         result = run_job(
-            plan, job, steps=steps, max_restarts=_or(given["max_restarts"], 0),
-            scale_down=scale_down, num_processes=processes, timeout_s=timeout_s,
-            seed=_or(given["seed"], 0), output=target, progress=progress,
+            plan, job, steps=options.steps, max_restarts=_or(given["max_restarts"], 0),
+            scale_down=options.scale_down, num_processes=options.processes,
+            timeout_s=options.timeout_s, seed=_or(given["seed"], 0), output=target,
+            progress=progress,
         )  # fmt: skip
     if result is None:
         return
-    if as_json:
+    if options.as_json:
         print_json(job_result_to_json(result))
     else:
         print_text(_summary(result, target))
 
 
-def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> Any:
-    from executor.job_settings import JobSettings, job_precision
+def _settings(given: dict[str, Any], *, precision: Any, log: Path) -> Any:
+    from executor.job_settings import JobSettings
     from executor.learning_rate import LearningRate
 
     rate = LearningRate(
@@ -69,7 +61,7 @@ def _settings(planned_precision: str, given: dict[str, Any], *, log: Path) -> An
         keep=_or(given["keep"], 2),
         start="resume" if given["resume"] else "new",
         clip_norm=given["clip_norm"],
-        precision=job_precision(planned_precision, given["precision"]),
+        precision=precision,
         log_path=_absolute(given["log"] or log),
         log_every=_or(given["log_every"], _LOG_EVERY),
     )

@@ -124,7 +124,10 @@ def cases_verb(path: Path) -> None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StrategyError(f"{path}: cannot be read ({error}); expected JSON lines") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise StrategyError(
+            f"{path}: cannot be read ({reason}); expected JSON lines, one case each"
+        ) from None
     for line in lines:
         if line.strip():
             sys.stdout.write(json.dumps(_case(line), sort_keys=True) + "\n")
@@ -139,7 +142,9 @@ def _case(line: str) -> dict[str, Any]:
     try:
         case = json.loads(line)
         if not isinstance(case, dict):
-            raise StrategyError(f"a case is {type(case).__name__}; expected an object")
+            raise StrategyError(
+                f"a case is {type(case).__name__}; expected an object of option names and values"
+            )
         unknown = sorted(set(case) - set(OPTION_NAMES) - {"id"})
         if unknown:
             raise StrategyError(
@@ -150,7 +155,7 @@ def _case(line: str) -> dict[str, Any]:
         _, ranked = rank_strategy(problem, options.strategy)
         answer = prediction(problem, ranked.evaluation, step_time_s=ranked.step_time_s)
     except json.JSONDecodeError as error:
-        answer = {"error": f"not JSON: {error.msg}"}
+        answer = {"error": f"not JSON: {error.msg}; expected an object per line"}
     except ParaplanError as error:
         answer = {"error": one_line(str(error))}
     if isinstance(case, dict) and "id" in case:

@@ -4,46 +4,55 @@ from pathlib import Path
 from typing import Any
 
 from paraplan.console import EXIT_FAILED, print_json, print_text, progress_bar
+from paraplan.run_options import (
+    RunOptions,
+    check_dry_run_options,
+    check_run_options,
+    job_wanted,
+)
 from planner.errors import StrategyError
 
 
-def run_verb(
-    plan_file: Path,
-    *,
-    scale_down: int,
-    steps: int,
-    processes: int | None,
-    timeout_s: float,
-    check: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def execute_verb(options: RunOptions, *, job: dict[str, Any], dry_run: bool) -> None:
+    """Run a plan dry, as a training job where any option of one is given, or as a checked run."""
+    check_run_options(options)
+    if dry_run:
+        from paraplan.verbs_dry_run import dry_run_verb
+
+        check_dry_run_options(options, is_job=job_wanted(job))
+        dry_run_verb(options.plan_file, timeout_s=options.timeout_s, as_json=options.as_json)
+    elif job_wanted(job):
+        from paraplan.verbs_job import job_verb
+
+        job_verb(options, job)
+    else:
+        run_verb(options)
+
+
+def run_verb(options: RunOptions) -> None:
     """Execute a plan here, or this process's rank of it under torchrun."""
     from executor.result import result_to_json
     from executor.run import run_plan
+    from executor.settings import run_precision
     from planner.plan import load_plan
 
-    for flag, value in (("--scale-down", scale_down), ("--steps", steps)):
-        if value < 1:
-            raise StrategyError(f"{flag} is {value}; expected at least 1")
-    if processes is not None and processes < 1:
-        raise StrategyError(f"--processes is {processes}; expected at least 1")
-    plan = load_plan(plan_file)
-    target = out or plan_file.with_name("run.json")
-    with progress_bar(quiet=as_json) as progress:
+    plan = load_plan(options.plan_file)
+    target = options.out or options.plan_file.with_name("run.json")
+    with progress_bar(quiet=options.as_json) as progress:
         result = run_plan(
             plan,
-            scale_down=scale_down,
-            steps=steps,
-            num_processes=processes,
-            timeout_s=timeout_s,
-            check=check,
+            scale_down=options.scale_down,
+            steps=options.steps,
+            num_processes=options.processes,
+            timeout_s=options.timeout_s,
+            check=options.check is not False,
+            precision=run_precision(plan.workload.precision, options.precision or "fp32"),
             output=target,
             progress=progress,
         )
     if result is None:
         return
-    if as_json:
+    if options.as_json:
         print_json(result_to_json(result))
     else:
         print_text(_told(result, target))
@@ -54,7 +63,8 @@ def run_verb(
 def _told(result: Any, target: Path) -> str:
     axes = " x ".join(f"{axis}={size}" for axis, size in result.axes) or "one process"
     lines = [
-        f"ran {result.model} as {axes} on {result.num_processes} processes ({result.backend})",
+        f"ran {result.model} as {axes} on {result.num_processes} processes "
+        f"({result.backend}, {result.precision})",
         f"step {result.measured_step_time_s:.3f} s, "
         f"peak {result.peak_memory_bytes / 1e6:.0f} MB per rank, "
         f"losses {', '.join(f'{loss:.5f}' for loss in result.losses)}",
@@ -89,17 +99,48 @@ def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None
     print_text(f"Written: {path}; use it with --cluster local")
 
 
-def compare_verb(plan_file: Path, run_file: Path, *, as_json: bool) -> None:
-    """Print predicted beside measured."""
+def compare_verb(plan_file: Path, run_file: Path, *, trace: Path | None, as_json: bool) -> None:
+    """Print predicted beside measured, of a run or a job; write both timelines as one trace."""
     from executor.compare import compare, comparison_table
+    from executor.compare_job import compare_job, load_job_if_one
     from executor.result import load_run
     from planner.plan import load_plan
 
-    rows = compare(load_plan(plan_file), load_run(run_file))
-    if as_json:
-        print_json({"rows": [dict(row) for row in rows]})
+    plan, job = load_plan(plan_file), load_job_if_one(run_file)
+    notes: list[str] = []
+    if job is not None:
+        if trace is not None:
+            raise StrategyError(
+                f"--trace: {run_file} is of a job, which records no timeline; give the run.json of "
+                "'paraplan run' without options of a job"
+            )
+        rows = compare_job(plan, job)
     else:
-        print_text(comparison_table(rows))
+        run = load_run(run_file)
+        rows = compare(plan, run)
+        if trace is not None:
+            notes = _write_overlay(plan_file, plan, run, trace)
+    if as_json:
+        print_json({"rows": [dict(row) for row in rows], "notes": notes})
+    else:
+        print_text("\n".join([comparison_table(rows), *notes]))
+
+
+def _write_overlay(plan_file: Path, plan: Any, run: Any, trace: Path) -> list[str]:
+    """Write the trace of a plan and its run; return what to tell."""
+    from paraplan.planning import simulate_plan
+    from planner.whole_file import write_whole
+    from simulator.exports.overlay import overlay_json
+
+    now, timeline = simulate_plan(plan_file, detail="full")
+    text = overlay_json(timeline, run.timeline)
+    write_whole(trace, text, error=StrategyError, makes_folders=True)
+    told = [f"Written: {trace}; open it at https://ui.perfetto.dev"]
+    then_s, now_s = (p.prediction.get("step_time_s") for p in (plan, now))
+    if then_s != now_s:
+        told.insert(0, f"note: the trace shows what is predicted now, {now_s:.4f} s; "
+                       f"profiles changed since the plan, which says {then_s:.4f} s")  # fmt: skip
+    return told
 
 
 def matrix_verb(*, write_docs: bool, steps: int, only: str | None, as_json: bool) -> None:

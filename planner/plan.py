@@ -102,6 +102,8 @@ class PlannedLayout(_Frozen):
     """Module path -> layout changes at its entry and exit."""
     model_input: Placement = "R"
     """Layout in which every rank is handed its inputs (``S0``: its slice of the batch)."""
+    model_output: Placement = "R"
+    """Layout in which the model's output goes to the loss (``S<last>``: classes split)."""
     executable: bool = True
     not_executable_because: str = ""
 
@@ -150,7 +152,10 @@ def load_plan(path: str | Path) -> Plan:
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; make one with 'paraplan plan'") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise PlanError(
+            f"{path}: cannot be read ({reason}); expected a plan written by 'paraplan plan'"
+        ) from None
     except json.JSONDecodeError as error:
         raise PlanError(
             f"{path}: not JSON, line {error.lineno} column {error.colno}: {error.msg}; "
@@ -167,4 +172,6 @@ def load_plan(path: str | Path) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{path}: {where}: {first['msg']}") from None
+        raise PlanError(
+            f"{path}: {where}: {first['msg']}; make the plan anew with 'paraplan plan'"
+        ) from None

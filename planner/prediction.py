@@ -58,6 +58,7 @@ def prediction(problem: Problem, evaluation: Evaluation, *, step_time_s: float) 
         "hfu": hardware_rate / peak,
         "peak_memory_bytes": evaluation.peak_bytes,
         "peak_memory_bytes_per_stage": [float(b) for b in evaluation.memory.peak_bytes],
+        "peak_tensor_bytes": float(evaluation.memory.tensor_bytes.max()),
         "memory_breakdown_bytes": {
             term: evaluation.memory.breakdown_of_largest()[term] for term in MEMORY_TERMS
         },

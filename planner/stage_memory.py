@@ -28,6 +28,8 @@ MEMORY_TERMS = (
     "fixed",
     "allocator",
 )
+_NO_TENSORS = ("fixed", "allocator")
+"""Terms beside tensors: context, libraries, and what the allocator holds back."""
 _BUCKETS_IN_TURN = 2.0
 _ROOT_AND_QUOTIENT = 2.0
 
@@ -43,6 +45,13 @@ class StageMemory:
         """Return the sum of all terms per pipeline rank."""
         peak: Floats = np.add.reduce(list(self.terms.values()))
         return peak
+
+    @property
+    def tensor_bytes(self) -> Floats:
+        """Return live tensors at the peak per pipeline rank: what torch's allocator counts [B]."""
+        found = [value for term, value in self.terms.items() if term not in _NO_TENSORS]
+        tensors: Floats = np.add.reduce(found)
+        return tensors
 
     def breakdown_of_largest(self) -> dict[str, float]:
         """Return the terms of the rank that needs most."""

@@ -1,6 +1,6 @@
 """A layout as the executor reads it: parameter placements and changes at module boundaries."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -23,6 +23,7 @@ from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
 _VOLUME = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
 """Share of a tensor that a rank sends, times its ranks over ranks minus one [1]."""
 _BIAS = "aten.add_bias"
+_CROSS_ENTROPY = "aten.cross_entropy"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +72,7 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
         parameters=dict(sorted(parameters.items())),
         modules=_expanded(graph, draft),
         model_input=model_input,
+        model_output=model_output(graph, solution.choices),
         executable=not draft.problems,
         not_executable_because=draft.problems[0] if draft.problems else "",
     )
@@ -156,6 +158,38 @@ def _model_input(graph: ModelGraph, solution: LayoutSolution) -> Placement:
     readers = [name for name, _, _ in _input_readers(graph)]
     choices = {solution.choices[name] for name in readers}
     return "S0" if choices == {graph.batch_label} else "R"
+
+
+def model_output(graph: ModelGraph, choices: Mapping[str, str | None]) -> Placement:
+    """Return the layout in which the loss reads the model's output, ``R`` if it needs the whole.
+
+    Classes may be split under a cross-entropy, samples under any loss, positions under a
+    cross-entropy; all operators of the loss must split the same label.
+    """
+    losses = [
+        op for unit in graph.units for n in unit.operators if _is_loss(op := graph.operator(n))
+    ]
+    split = {choices[operator.name] for operator in losses}
+    if len(split) != 1 or None in split:
+        return REPLICATED
+    label = next(iter(split))
+    ends = {operator.target for operator in losses if operator.kind == "loss"}
+    if label != graph.batch_label and ends != {_CROSS_ENTROPY}:
+        return REPLICATED
+    found = {
+        placement_of(
+            wanted_layout(graph, operator, operand, label), graph.tensors[operand.tensor].dims
+        )
+        for operator in losses
+        for operand in operator.inputs
+        if _comes_from_model(graph, operand.tensor)
+    }
+    return (found.pop() if len(found) == 1 else None) or REPLICATED
+
+
+def _comes_from_model(graph: ModelGraph, tensor: str) -> bool:
+    producer = graph.tensors[tensor].producer
+    return producer is not None and not _is_loss(graph.operator(producer))
 
 
 def _input_readers(graph: ModelGraph) -> list[tuple[str, Operator, int]]:

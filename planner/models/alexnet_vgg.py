@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
-from planner.models.data import cross_entropy, image_batch
+from planner.models.data import cross_entropy
+from planner.models.images import convolution_chain, image_batch
 from planner.models.sizes import AlexnetSize, ConvolutionSize
-from planner.models.source import Batch
 
+chain = convolution_chain
 loss = cross_entropy
+make_batch = image_batch
 _ALEXNET = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 """Kernel, stride and padding of each convolution, arXiv:1404.5997."""
 _ALEXNET_POOLS_AFTER = (0, 1, 4)
@@ -73,22 +75,6 @@ def _vgg(size: ConvolutionSize, depths: tuple[int, ...]) -> nn.Module:
     return FeatureClassifier(features=features, pooled=pooled, classifier=classifier)
 
 
-def chain(model: nn.Module) -> tuple[str, ...]:
-    """Return every layer in order."""
-    paths: list[str] = []
-    for name, child in model.named_children():
-        layers = [layer for layer, _ in child.named_children()]
-        paths.extend(f"{name}.{layer}" for layer in layers)
-        if not layers:
-            paths.append(name)
-    return tuple(paths)
-
-
 def build(name: str, size: ConvolutionSize) -> nn.Module:
     """Return the model of this name."""
     return _alexnet(size) if isinstance(size, AlexnetSize) else _vgg(size, _VGG_DEPTHS[name])
-
-
-def make_batch(size: ConvolutionSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
-    """Return made-up images; there is no sequence."""
-    return image_batch(batch_size, seed, image_size=size.image_size, num_classes=size.num_classes)

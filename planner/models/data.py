@@ -45,17 +45,12 @@ def token_batch(
     return Batch(inputs=(ids[:, :-1].contiguous(),), keywords={}, targets=ids[:, 1:].contiguous())
 
 
-def image_batch(batch_size: int, seed: int, *, image_size: int, num_classes: int) -> Batch:
-    """Return normal noise as images ``[batch, 3, height, width]`` and class numbers."""
-    source = generator(seed)
-    images = normals((batch_size, 3, image_size, image_size), source=source)
-    targets = integers((batch_size,), below=num_classes, source=source)
-    return Batch(inputs=(images,), keywords={}, targets=targets)
-
-
 def cross_entropy(output: Any, targets: torch.Tensor | None) -> torch.Tensor:
     """Return the mean cross entropy, in fp32, over everything but the last dimension [nat]."""
     if targets is None:
-        raise ModelError("cross entropy without targets: expected class numbers in the batch")
+        raise ModelError(
+            "cross entropy without targets: expected class numbers in the batch; "
+            "let the dataset or targets() give them"
+        )
     logits = output.flatten(0, -2) if output.dim() > 2 else output  # noqa: PLR2004 (matrix)
     return functional.cross_entropy(logits.float(), targets.flatten())

@@ -80,7 +80,10 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
 def loss(output: Any, targets: torch.Tensor | None) -> torch.Tensor:
     """Return the mean binary cross entropy of logits, in fp32 [nat]."""
     if targets is None:
-        raise ModelError("binary cross entropy without targets: expected clicks in the batch")
+        raise ModelError(
+            "binary cross entropy without targets: expected clicks in the batch; "
+            "let the dataset give them"
+        )
     return functional.binary_cross_entropy_with_logits(output.float(), targets.float())
 
 

@@ -30,6 +30,8 @@ from planner.models.source import Batch, ModelSource
 
 _LONGEST_DEFAULT = 2048
 _SHORT_DEFAULT = 512
+_LONGEST_WORDS = 300
+"""Characters of the library's message that are shown [1]."""
 _SHRINKING: dict[str, int] = {
     "vocab_size": 64, "intermediate_size": 64, "d_ff": 64, "n_inner": 64, "ffn_dim": 64,
     "moe_intermediate_size": 64, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
@@ -119,7 +121,7 @@ def _source(
         config = _shrunk(text, config, divisor)
         length = shrink_sequence(length, divisor=divisor)
     auto_class = _auto_class(text, model_type)
-    make_batch = _batch_maker(config)
+    make_batch = _batch_maker(text, config)
 
     def scale_down(by: int) -> ModelSource:
         scaled = {**options, SCALE_DOWN: str(divisor * by)}
@@ -151,26 +153,38 @@ def _configure(
 ) -> Any:
     known = list(transformers.CONFIG_MAPPING.keys())
     if model_type not in known:
-        close = nearest(model_type, known)
-        hint = (
-            close if close.startswith("did") else "transformers lists its types in CONFIG_MAPPING"
+        raise ModelError(
+            f"{text}: no transformers model type {model_type!r}; {_type_hint(model_type, known)}"
         )
-        raise ModelError(f"{text}: no transformers model type {model_type!r}; {hint}")
     default = transformers.AutoConfig.for_model(model_type)
     for key in options:
         if key != SCALE_DOWN and not hasattr(default, key):
             names = [*default.to_dict(), SCALE_DOWN]
             raise ModelError(f"{text}: {model_type} has no option {key!r}; {nearest(key, names)}")
     chosen = {key: parse_value(value) for key, value in options.items() if key != SCALE_DOWN}
+    for key, value in {**fields, **chosen}.items():
+        if key in _SHRINKING and isinstance(value, int) and value < 1:
+            raise ModelError(f"{text}: {key} = {value}; expected a whole number from 1 up")
     return _new_config(text, model_type, {**fields, **chosen})
+
+
+def _type_hint(model_type: str, known: list[str]) -> str:
+    """Return what to write for a type that is none: a folder, a name of the hub, a misspelling."""
+    if model_type and Path(model_type).is_dir():
+        return f"of a folder give the file, hf:{model_type}/config.json"
+    if "/" in model_type:
+        return "nothing is downloaded: give a type as in hf:llama, or hf:PATH/config.json"
+    close = nearest(model_type, known)
+    return close if close.startswith("did") else "give a type as in hf:llama or hf:vit"
 
 
 def _new_config(text: str, model_type: str, fields: dict[str, Any]) -> Any:
     try:
         return transformers.AutoConfig.for_model(model_type, **fields)
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{text}: transformers refuses the configuration: {first}") from error
+        raise ModelError(
+            f"{text}: transformers refuses the configuration: {_words(error)}; correct its options"
+        ) from error
 
 
 def _shrunk(text: str, config: Any, divisor: int) -> Any:
@@ -219,11 +233,18 @@ def _build(text: str, auto_class: Any, config: Any) -> nn.Module:
         if no_data and _takes_fused(model.config):
             model.set_attn_implementation(_FUSED)
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{text}: transformers cannot build it: {first}") from error
+        raise ModelError(
+            f"{text}: transformers cannot build it: {_words(error)}; change its options, or wrap "
+            "it in a function of your own file"
+        ) from error
     model.tie_weights()
     built: nn.Module = model
     return built
+
+
+def _words(error: Exception) -> str:
+    """Return the library's message in one line: the first of several but announces the next."""
+    return " ".join(str(error).split()).rstrip(".")[:_LONGEST_WORDS] or type(error).__name__
 
 
 def _takes_fused(config: Any) -> bool:
@@ -240,9 +261,14 @@ def _default_length(config: Any) -> int:
     return min(int(longest), _LONGEST_DEFAULT)
 
 
-def _batch_maker(config: Any) -> Callable[[int, int, int], Batch]:
+def _batch_maker(text: str, config: Any) -> Callable[[int, int, int], Batch]:
     if not _is_imageless(config):
         return lambda batch_size, _length, seed: _image_batch(config, batch_size, seed)
+    if not hasattr(config, "vocab_size"):
+        raise ModelError(
+            f"{text}: its configuration tells neither a vocabulary nor an image size; wrap it in a "
+            "function of your own file"
+        )
     return lambda batch_size, length, seed: _text_batch(config, batch_size, length, seed)
 
 

@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
-from planner.models.data import cross_entropy, image_batch
+from planner.models.data import cross_entropy
+from planner.models.images import convolution_chain, image_batch
 from planner.models.sizes import InceptionSize
-from planner.models.source import Batch
 
+chain = convolution_chain
 loss = cross_entropy
+make_batch = image_batch
 _STEM = ((32, 3, 2, 0), (32, 3, 1, 0), (64, 3, 1, 1), None, (80, 1, 1, 0), (192, 3, 1, 0), None)
 """Channels, kernel, stride and padding of each convolution, None for a pooling layer."""
 _POOL_CHANNELS = (32, 64, 64)
@@ -166,22 +168,6 @@ class Inception(nn.Module):
         return logits
 
 
-def chain(model: nn.Module) -> tuple[str, ...]:
-    """Return the stem's layers, every block, and the classifier's layers."""
-    paths: list[str] = []
-    for name, child in model.named_children():
-        if isinstance(child, nn.Sequential):
-            paths.extend(f"{name}.{layer}" for layer, _ in child.named_children())
-        else:
-            paths.append(name)
-    return tuple(paths)
-
-
 def build(name: str, size: InceptionSize) -> nn.Module:
     """Return the model."""
     return Inception(size)
-
-
-def make_batch(size: InceptionSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
-    """Return made-up images; there is no sequence."""
-    return image_batch(batch_size, seed, image_size=size.image_size, num_classes=size.num_classes)

@@ -70,13 +70,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     --------
     >>> nearest("gpt3-176b", ["gpt3-175b", "vgg16"])
     'did you mean gpt3-175b?'
+    >>> nearest("GPT2", ["gpt2", "vgg16"])
+    'did you mean gpt2?'
     >>> nearest("x", ["a", "b"])
     'expected one of a, b'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    written = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), written, n=3, cutoff=0.6)
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        return f"did you mean {' or '.join(written[name] for name in close)}?"
     return f"expected one of {', '.join(names)}"
 
 

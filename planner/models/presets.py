@@ -86,6 +86,11 @@ def _bert(layers: int, hidden: int, heads: int, title: str) -> Preset:
     return Preset(title=title, family="bert", size=size, sequence_length=512)
 
 
+def _resnet(name: str, depths: tuple[int, ...]) -> Preset:
+    title = f"{name} for ImageNet, arXiv:1512.03385 (v1.5)"
+    return Preset(title=title, family="resnet", size=ResnetSize(depths=depths))
+
+
 def _vgg(title: str) -> Preset:
     return Preset(title=title, family="alexnet_vgg", size=ConvolutionSize(dropout=0.5))
 
@@ -140,19 +145,9 @@ PRESETS: dict[str, Preset] = {
         family="vit",
         size=VitSize(num_layers=24, hidden_size=1024, num_heads=16),
     ),
-    "resnet50": Preset(
-        title="ResNet-50 for ImageNet, arXiv:1512.03385 (v1.5)", family="resnet", size=ResnetSize()
-    ),
-    "resnet101": Preset(
-        title="ResNet-101 for ImageNet, arXiv:1512.03385 (v1.5)",
-        family="resnet",
-        size=ResnetSize(depths=(3, 4, 23, 3)),
-    ),
-    "resnet152": Preset(
-        title="ResNet-152 for ImageNet, arXiv:1512.03385 (v1.5)",
-        family="resnet",
-        size=ResnetSize(depths=(3, 8, 36, 3)),
-    ),
+    "resnet50": _resnet("ResNet-50", (3, 4, 6, 3)),
+    "resnet101": _resnet("ResNet-101", (3, 4, 23, 3)),
+    "resnet152": _resnet("ResNet-152", (3, 8, 36, 3)),
     "alexnet": Preset(
         title="AlexNet, the one-tower form of arXiv:1404.5997",
         family="alexnet_vgg",
@@ -187,6 +182,20 @@ PRESETS: dict[str, Preset] = {
     ),
 }  # fmt: skip
 
+
+def _qwen3(name: str, *, layers: int, hidden: int, heads: int, expert: int) -> TransformersPreset:
+    return TransformersPreset(
+        title=f"Qwen3 {name}, arXiv:2505.09388 table 2",
+        model_type="qwen3_moe",
+        sequence_length=4096,
+        options={
+            "vocab_size": 151936, "hidden_size": hidden, "moe_intermediate_size": expert,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": 4,
+            "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        },
+    )  # fmt: skip
+
+
 TRANSFORMERS_PRESETS: dict[str, TransformersPreset] = {
     "t5-large": TransformersPreset(
         title="T5-large, arXiv:1910.10683, a transformers configuration",
@@ -220,26 +229,8 @@ TRANSFORMERS_PRESETS: dict[str, TransformersPreset] = {
             "num_hidden_layers": 56, "num_attention_heads": 48, "num_key_value_heads": 8,
         },
     ),
-    "qwen3-30b-a3b": TransformersPreset(
-        title="Qwen3 30B-A3B, arXiv:2505.09388 table 2",
-        model_type="qwen3_moe",
-        sequence_length=4096,
-        options={
-            "vocab_size": 151936, "hidden_size": 2048, "moe_intermediate_size": 768,
-            "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4,
-            "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
-        },
-    ),
-    "qwen3-235b-a22b": TransformersPreset(
-        title="Qwen3 235B-A22B, arXiv:2505.09388 table 2",
-        model_type="qwen3_moe",
-        sequence_length=4096,
-        options={
-            "vocab_size": 151936, "hidden_size": 4096, "moe_intermediate_size": 1536,
-            "num_hidden_layers": 94, "num_attention_heads": 64, "num_key_value_heads": 4,
-            "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
-        },
-    ),
+    "qwen3-30b-a3b": _qwen3("30B-A3B", layers=48, hidden=2048, heads=32, expert=768),
+    "qwen3-235b-a22b": _qwen3("235B-A22B", layers=94, hidden=4096, heads=64, expert=1536),
     "gpt-oss-120b": TransformersPreset(
         title="gpt-oss 120B, arXiv:2508.10925, a transformers configuration",
         model_type="gpt_oss",

@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
-from planner.models.data import cross_entropy, image_batch
+from planner.models.data import cross_entropy
+from planner.models.images import convolution_chain, image_batch
 from planner.models.sizes import ResnetSize
-from planner.models.source import Batch
 
+chain = convolution_chain
 loss = cross_entropy
+make_batch = image_batch
 _EXPANSION = 4
 _STEM_CHANNELS = 64
 _STAGE_CHANNELS = (64, 128, 256, 512)
@@ -86,22 +88,6 @@ class Resnet(nn.Module):
         return logits
 
 
-def chain(model: nn.Module) -> tuple[str, ...]:
-    """Return the stem's layers, every residual block, and the classifier's layers."""
-    paths: list[str] = []
-    for name, child in model.named_children():
-        if isinstance(child, nn.Sequential):
-            paths.extend(f"{name}.{block}" for block, _ in child.named_children())
-        else:
-            paths.append(name)
-    return tuple(paths)
-
-
 def build(name: str, size: ResnetSize) -> nn.Module:
     """Return the model."""
     return Resnet(size)
-
-
-def make_batch(size: ResnetSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
-    """Return made-up images; there is no sequence."""
-    return image_batch(batch_size, seed, image_size=size.image_size, num_classes=size.num_classes)

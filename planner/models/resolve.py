@@ -94,7 +94,16 @@ def resolve_model(text: str) -> ModelSource:
         from planner.models.huggingface import resolve_transformers_preset
 
         return resolve_transformers_preset(text, preset=TRANSFORMERS_PRESETS[name], name=name)
-    raise ModelError(f"{text}: no such model; {nearest(name, preset_names())}")
+    raise ModelError(f"{text or 'MODEL'}: no such model; {_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Return what to write for a name that is none: a file of some kind, or the nearest preset."""
+    if name.endswith(".json"):
+        return f"a transformers configuration is given as hf:{name}"
+    if "/" in name or ":" in name:
+        return "a file is given as FILE.py:FUNCTION or hf:FOLDER/config.json"
+    return nearest(name, preset_names())
 
 
 def _from_preset(text: str, name: str, options: dict[str, str]) -> ModelSource:

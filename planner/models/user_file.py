@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,10 +51,28 @@ def resolve_file(text: str) -> ModelSource:
             f"{path}: no function {factory_name!r}; {nearest(factory_name, own) if own else hint}"
         )
     arguments = {key: parse_value(value) for key, value in options.items()}
+    _check_arguments(text, factory_name, factory, arguments)
     return _source(
-        text, path=path, module=module, factory=factory, arguments=arguments,
+        text, path=path, module=module, factory_name=factory_name,
+        factory=partial(factory, **arguments),
         key=f"{path.stem}:{factory_name}:{arguments!r}:{digest}",
     )  # fmt: skip
+
+
+def _check_arguments(
+    text: str, name: str, factory: Callable[..., Any], arguments: dict[str, Any]
+) -> None:
+    """Refuse options that are no arguments of the factory, and arguments left out."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return  # it does not tell what it takes
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"{text}: {name}{signature}: {error}; give arguments as in {name}?KEY=VALUE"
+        ) from None
 
 
 def _source(
@@ -60,17 +80,16 @@ def _source(
     *,
     path: Path,
     module: ModuleType,
-    factory: Callable[..., Any],
-    arguments: dict[str, Any],
+    factory_name: str,
+    factory: Callable[[], Any],
     key: str,
 ) -> ModelSource:
-    name = f"{path.stem}:{factory.__name__}"
 
     def build() -> nn.Module:
-        made = _call(path, f"{factory.__name__}()", lambda: factory(**arguments))
+        made = _call(path, f"{factory_name}()", factory)
         if not isinstance(made, nn.Module):
             raise ModelError(
-                f"{path}: {factory.__name__}() returned {type(made).__name__}; "
+                f"{path}: {factory_name}() returned {type(made).__name__}; "
                 "expected a torch.nn.Module"
             )
         return made
@@ -95,7 +114,7 @@ def _source(
         raise ModelError(f"{path}: sequence_length = {length!r}; expected a whole number from 1 up")
     return ModelSource(
         source=text,
-        name=name,
+        name=f"{path.stem}:{factory_name}",
         default_sequence_length=length,
         build=build,
         make_batch=make_batch,
@@ -216,24 +235,28 @@ def _call(path: Path, what: str, function: Callable[[], Any]) -> Any:
         return function()
     except ModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        where, tail = _where(error, path), ""
+        if isinstance(error, ModuleNotFoundError):
+            tail = "; install it beside paraplan, or import it where it is used"
         raise ModelError(
-            f"{path}:{_line(error, path)}: {what} raised {type(error).__name__}: {_first(error)}"
+            f"{where}: {what} raised {type(error).__name__}: {_first(error)}{tail}"
         ) from error
 
 
-def _line(error: Exception, path: Path) -> int:
+def _where(error: BaseException, path: Path) -> str:
+    """Return the user's file with the line that failed, where the failure passed through it."""
     if isinstance(error, SyntaxError) and error.lineno is not None:
-        return error.lineno
+        return f"{path}:{error.lineno}"
     own = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).name == path.name and frame.lineno is not None
     ]
-    return own[-1] if own else 1
+    return f"{path}:{own[-1]}" if own else str(path)
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 

@@ -4,12 +4,13 @@ import torch
 from torch import nn
 
 from planner.models.attention import FeedForward, SelfAttention, initialise, transformer_chain
-from planner.models.data import cross_entropy, image_batch
+from planner.models.data import cross_entropy
+from planner.models.images import image_batch
 from planner.models.sizes import VitSize
-from planner.models.source import Batch
 
 chain = transformer_chain
 loss = cross_entropy
+make_batch = image_batch
 _NORM_EPS = 1e-6
 
 
@@ -91,8 +92,3 @@ class Vit(nn.Module):
 def build(name: str, size: VitSize) -> nn.Module:
     """Return the model."""
     return Vit(size)
-
-
-def make_batch(size: VitSize, batch_size: int, sequence_length: int, seed: int) -> Batch:
-    """Return made-up images; the sequence length is the image's affair."""
-    return image_batch(batch_size, seed, image_size=size.image_size, num_classes=size.num_classes)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import networkx as nx
 
 from planner.graph import (
-    Dims,
     Index,
     ModelGraph,
     Operand,
@@ -15,12 +14,12 @@ from planner.graph import (
     Tensor,
     Unit,
 )
-from planner.tracing.atoms import Atoms, Product, Rename
+from planner.tracing.atoms import Product
 from planner.tracing.blocks import Element
 from planner.tracing.chains import Group, group_kernels
 from planner.tracing.costs import Costs
-from planner.tracing.naming import label_atoms
-from planner.tracing.notes import KernelNote, Read, TensorNote
+from planner.tracing.naming import Labels
+from planner.tracing.notes import Read, TensorNote
 from planner.tracing.tracer import Tracer
 
 
@@ -37,29 +36,6 @@ class TraceFacts:
     num_parameters: int
     active_parameters: int | None
     parameter_names: Mapping[str, tuple[str, ...]]
-
-
-class Labels:
-    """Final labels of atoms."""
-
-    def __init__(self, atoms: Atoms, kernels: list[KernelNote]) -> None:
-        self.atoms = atoms
-        self.names = label_atoms(atoms, kernels)
-
-    def product(self, product: Product) -> tuple[str, ...]:
-        """Return the labels of a product."""
-        return tuple(self.names[atom] for atom in self.atoms.resolve(product))
-
-    def dims(self, dims: Iterable[Product]) -> Dims:
-        """Return the labels of tensor dims."""
-        return tuple(self.product(dim) for dim in dims)
-
-    def renames(self, renames: Iterable[Rename]) -> tuple[tuple[str, str], ...]:
-        """Return (label of the tensor, label of the reader) pairs."""
-        found: dict[str, str] = {}
-        for source, target in renames:
-            found.update(zip(self.product(source), self.product(target), strict=False))
-        return tuple(sorted((a, b) for a, b in found.items() if a != b))
 
 
 def assemble(tracer: Tracer, elements: list[Element], facts: TraceFacts) -> ModelGraph:

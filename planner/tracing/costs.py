@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from planner.graph import DType, FlopTerm, TensorTerm
 from planner.tracing.atoms import Product
 from planner.tracing.chains import Group
+from planner.tracing.naming import Labels
 from planner.tracing.notes import KernelNote, Read, TensorNote
 
 if TYPE_CHECKING:
-    from planner.tracing.assemble import Labels
     from planner.tracing.tracer import Tracer
 
 FLASH_BACKWARD_KERNELS = 3
@@ -38,7 +38,7 @@ class Costs:
     def __init__(
         self,
         tracer: "Tracer",
-        labels: "Labels",
+        labels: Labels,
         group_of: Mapping[int, Group],
         readers: Mapping[int, set[int]],
     ) -> None:

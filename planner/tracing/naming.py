@@ -1,8 +1,10 @@
 """Readable, unique, deterministic labels for atoms."""
 
 import re
+from collections.abc import Iterable
 
-from planner.tracing.atoms import Atoms, Product
+from planner.graph import Dims
+from planner.tracing.atoms import Atoms, Product, Rename
 from planner.tracing.notes import KernelNote, Read
 
 FFN_PATH = re.compile(r"mlp|ffn|feed_?forward|intermediate|fc\d|experts?|dense", re.IGNORECASE)
@@ -22,6 +24,29 @@ ROLE_NAMES: dict[str, dict[str, str]] = {
     "permutation": {"k": "choices"},
 }  # fmt: skip
 RANKS = ("attention", "embedding", "loss", "convolution", "recurrent")
+
+
+class Labels:
+    """Final labels of atoms."""
+
+    def __init__(self, atoms: Atoms, kernels: list[KernelNote]) -> None:
+        self.atoms = atoms
+        self.names = label_atoms(atoms, kernels)
+
+    def product(self, product: Product) -> tuple[str, ...]:
+        """Return the labels of a product."""
+        return tuple(self.names[atom] for atom in self.atoms.resolve(product))
+
+    def dims(self, dims: Iterable[Product]) -> Dims:
+        """Return the labels of tensor dims."""
+        return tuple(self.product(dim) for dim in dims)
+
+    def renames(self, renames: Iterable[Rename]) -> tuple[tuple[str, str], ...]:
+        """Return (label of the tensor, label of the reader) pairs."""
+        found: dict[str, str] = {}
+        for source, target in renames:
+            found.update(zip(self.product(source), self.product(target), strict=False))
+        return tuple(sorted((a, b) for a, b in found.items() if a != b))
 
 
 def label_atoms(atoms: Atoms, kernels: list[KernelNote]) -> dict[int, str]:

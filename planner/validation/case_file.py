@@ -107,7 +107,7 @@ def read_group(text: str, *, name: str) -> CaseGroup:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CaseFileError(f"{where}: not TOML: {error}") from None
+        raise CaseFileError(f"{where}: not TOML: {error}; correct that line") from None
     _check_keys(where, data, allowed=_GROUP, needed=_NEEDED)
     if data["schema"] != SCHEMA:
         raise CaseFileError(f"{where}: schema is {data['schema']}; expected {SCHEMA}")
@@ -124,7 +124,9 @@ def read_group(text: str, *, name: str) -> CaseGroup:
     )
     for found, count in Counter(case.id for case in cases).items():
         if count > 1:
-            raise CaseFileError(f"{where}: case '{found}' is there {count} times; ids are unique")
+            raise CaseFileError(
+                f"{where}: case '{found}' is there {count} times; give each its own"
+            )
     return CaseGroup(
         name=name,
         family=data["family"],

@@ -46,7 +46,10 @@ def megatron_layout(size, *, num_layers=4, sequence_parallel=False):
         if sequence_parallel:
             for name in ("attention", "ffn"):
                 modules[f"{prefix}.{name}"] = ModuleBoundary(input=change("S1", "R"))
-    return PlannedLayout(axis="tp", size=size, operators={}, parameters=parameters, modules=modules)
+    return PlannedLayout(
+        axis="tp", size=size, operators={}, parameters=parameters, modules=modules,
+        model_output="S2",
+    )  # fmt: skip
 
 
 def hybrid_layout(size):
@@ -65,6 +68,7 @@ def hybrid_layout(size):
             "classifier.6": ModuleBoundary(output=change("S1", "S0")),
         },
         model_input="S0",
+        model_output="S0",
     )  # fmt: skip
 
 

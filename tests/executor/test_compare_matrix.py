@@ -23,7 +23,8 @@ from planner.machine_residuals import load_residuals, residual_range, save_resid
 CASE = MatrixCase(model="gpt2", global_batch_size=8, sequence_length=64, strategy="dp=2")
 ROW = MatrixRow(
     case=CASE, predicted_s=1.0, measured_s=1.25, least_s=0.9, wall_s=2.0, predicted_bytes=90.0,
-    measured_bytes=100.0, predicted_parts_s={"compute": 0.8, "data": 0.2},
+    measured_bytes=100.0, predicted_tensor_bytes=49.0, measured_tensor_bytes=50.0,
+    predicted_parts_s={"compute": 0.8, "data": 0.2},
     measured_parts_s={"compute": 0.9, "data": 0.3, "idle": 0.1}, foreign_load_cores=0.5,
 )  # fmt: skip
 
@@ -45,7 +46,8 @@ def test_summary_tells_errors_bias_and_order():
     assert found.median_error == pytest.approx((0.2 + 1.0) / 2)
     assert found.bias == pytest.approx((0.8 + 2.0) / 2 - 1.0)
     assert found.taus == {"gpt2": -1.0}
-    assert found.lowest_memory_error == pytest.approx(-0.1)
+    assert found.lowest_memory_error == pytest.approx(-0.02)
+    assert found.lowest_resident_error == pytest.approx(-0.1)
     assert kendall_tau([(1, 1), (2, 2), (3, 3)]) == 1.0
 
 

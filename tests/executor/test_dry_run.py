@@ -103,8 +103,14 @@ def test_models_without_blocks_are_played_too():
 
 
 def test_the_known_differences_have_reasons_and_sizes():
-    result = dry_run_here(plan_for(GPT, "tp=4,microbatch=2"))
-    known = result.ranks[0].known
+    result = dry_run_here(plan_for(GPT, "dp=2,microbatch=2,sharding=gradients"))
+    known = [entry for entry in result.ranks[0].known if entry.change.num_bytes == 0]
     assert {entry.reason for entry in known} == {
-        "the output is gathered before the loss; the model splits the loss"
+        "FSDP sends its 5 units one by one; the model fills buckets"
     }
+
+
+def test_a_split_of_the_vocabulary_is_kept_through_the_loss():
+    result = dry_run_here(plan_for(GPT, "tp=4,microbatch=2"))
+    assert {entry.reason for entry in result.ranks[0].known} == set()
+    assert set(result.ranks[0].issued) == {("tp", "all_reduce")}

@@ -40,12 +40,12 @@ def test_a_difference_ends_with_exit_status_1(tmp_path, capsys, monkeypatch):
 
 
 def test_the_table_lists_known_differences(monkeypatch):
-    result = dry_run_here(plan_for(GPT, "tp=4,microbatch=2"))
+    result = dry_run_here(plan_for(GPT, "dp=2,microbatch=4,sharding=optimizer"))
     text = dry_run_text(result)
-    assert "known: tp all_gather +2" in text
+    assert "known: dp all_gather +4" in text
     assert text.endswith("torch issues what the simulator says")
     rank = dry_run_to_json(result)["ranks"][0]
-    assert sum(entry["count"] for entry in rank["known_differences"]) == 2 - 6
+    assert sum(entry["count"] for entry in rank["known_differences"]) == 4 + 4  # 5 units and one bucket
 
 
 def test_a_torch_without_a_private_name_is_refused_by_its_name(monkeypatch):

@@ -16,8 +16,9 @@ from plans import plan_of
 from executor.checkpoint_files import first_damage, folder_of, read_manifest
 from executor.errors import RunError
 from executor.job import run_job
-from executor.job_settings import JobSettings, job_precision
+from executor.job_settings import JobSettings
 from executor.learning_rate import LearningRate
+from executor.settings import run_precision
 from planner.plan import plan_to_json
 
 AFTER_STEP_2 = "(HERE / 'saved' / 'step-00000002').exists()"
@@ -245,7 +246,7 @@ def test_a_job_that_cannot_be_meant_is_refused(tmp_path, wanted, words):
 
 def test_precisions_without_execution_are_refused_with_the_way_out():
     with pytest.raises(RunError, match="the plan's precision is fp16.*add --precision bf16 or"):
-        job_precision("fp16", None)
+        run_precision("fp16", None)
 
 
 def test_a_second_job_in_the_same_folder_is_refused(tmp_path):

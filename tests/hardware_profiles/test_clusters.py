@@ -243,7 +243,8 @@ def test_network_override_of_a_single_node_is_harmless():
         ),
         (
             "tpu-v4:10?devices_per_node=4",
-            "cluster 'tpu-v4:10?devices_per_node=4': devices_per_node=4 does not divide 10 devices",
+            "cluster 'tpu-v4:10?devices_per_node=4': devices_per_node=4 does not divide "
+            "10 devices; choose a divisor",
         ),
         (
             "alveo-u250:4?nic_latency=2us",

@@ -194,7 +194,10 @@ def test_run_refuses_a_silence_that_is_no_time(refused: Call, tmp_path: Path, va
     assert "--timeout is" in refused("run", tmp_path / "plan.json", "--timeout", value).err
 
 
-@pytest.mark.parametrize("option", [("--out", "x.json"), ("--scale-down", "2"), ("--resume",)])
+@pytest.mark.parametrize(
+    "option",
+    [("--out", "x.json"), ("--scale-down", "2"), ("--steps", "5"), ("--check",), ("--resume",)],
+)
 def test_a_dry_run_refuses_what_it_would_ignore(
     refused: Call, tmp_path: Path, option: tuple[str, ...]
 ) -> None:

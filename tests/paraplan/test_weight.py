@@ -78,6 +78,19 @@ def test_a_mistake_in_a_process_of_its_own() -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_package_that_is_not_installed_is_one_line() -> None:
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from paraplan.cli import main; main(['trace', 'hf:llama'])"
+    )
+    done = process("-c", code)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "paraplan: package 'transformers' is not installed; install paraplan again with all it "
+        "needs\n"
+    )
+
+
 def test_an_answer_in_a_process_of_its_own() -> None:
     done = process("-m", "paraplan", "simulate", *SMALL, "--json")
     assert done.returncode == 0, done.stderr

@@ -89,6 +89,9 @@ def test_it_builds_and_runs_without_memory(tmp_path: Path) -> None:
         (GOOD, "biuld", "no function 'biuld'; did you mean build?"),
         ("x = 1\n", "build", "the file defines no function; add one that returns a Module"),
         ("def build(:\n", "build", "mine.py:1: importing it raised SyntaxError"),
+        ("import sys\nsys.exit(4)\n", "build", "mine.py:2: importing it raised SystemExit: 4"),
+        ("def build(width): ...\n", "build", "missing a required argument: 'width'; give arg"),
+        ("def build(width): ...\n", "build?height=2", "build(width): missing a required argument"),
         ("\nimport nothing_of_the_kind\n", "build", "mine.py:2: importing it raised ModuleNotFou"),
     ],
 )
@@ -109,6 +112,7 @@ def test_bad_files_are_told_when_resolved(
             "def build():\n    x = 1\n    raise KeyError('width')\n",
             "mine.py:3: build() raised KeyError: 'width'",
         ),
+        ("def build():\n    raise SystemExit(3)\n", "mine.py:2: build() raised SystemExit: 3"),
     ],
 )
 def test_bad_factories_are_told_when_built(tmp_path: Path, text: str, expected: str) -> None:

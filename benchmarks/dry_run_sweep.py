@@ -1,0 +1,154 @@
+"""Dry runs of small models under every kind of split: ``python benchmarks/dry_run_sweep.py``.
+
+Each cell says whether torch issues what the simulator says. ``--write-docs`` writes the table and
+the reasons of what is refused into docs/run.md.
+"""
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from executor.dry_run import DryRun, dry_run
+from executor.dry_run_forks import play_in_forks
+from executor.dry_run_text import dry_run_to_json
+from hardware_profiles.errors import ParaplanError
+from paraplan.planning import Options, simulate
+
+CLUSTER = "dgx-a100-80g:1"
+GLOBAL_BATCH = 16
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "run.md"
+BEGIN = "<!-- written by python benchmarks/dry_run_sweep.py --write-docs; do not edit -->"
+END = "<!-- end of the sweep -->"
+
+_HF_ENCODER = "num_hidden_layers=2&hidden_size=64&num_attention_heads=4&intermediate_size=128"
+_HF_DECODER = f"{_HF_ENCODER}&num_key_value_heads=4&vocab_size=512"
+_HF_MIXTRAL = f"{_HF_DECODER}&num_local_experts=4"
+_HF_T5 = "d_model=64&d_kv=16&d_ff=128&num_layers=2&num_decoder_layers=2&num_heads=4&vocab_size=512"
+_HF_RESNET = "embedding_size=16&hidden_sizes=[16,32]&depths=[1,1]"
+MODELS = (
+    "gpt2?num_layers=4", "gpt3-1.3b?num_layers=4&tied=false", "llama3-8b?num_layers=4",
+    "bert-base?num_layers=4", "vit-large?num_layers=4", "resnet50", "alexnet", "vgg11",
+    "inception-v3", "lstm", "mlp",
+    "dlrm?table_rows=[1000,2000]&embedding_size=32&bottom_widths=[64]&top_widths=[64]",
+    "hf:gpt2?n_layer=2&n_embd=64&n_head=4&vocab_size=512",
+    f"hf:llama?{_HF_DECODER}", f"hf:bert?{_HF_ENCODER}&vocab_size=512",
+    f"hf:vit?{_HF_ENCODER}&image_size=32&patch_size=8", f"hf:resnet?{_HF_RESNET}",
+    f"t5-large?{_HF_T5}", f"mixtral-8x7b?{_HF_MIXTRAL}",
+)  # fmt: skip
+STRATEGIES = {
+    "data": (
+        "dp=4,microbatch=2",
+        "dp=4,microbatch=2,sharding=optimizer",
+        "dp=4,microbatch=2,sharding=gradients",
+        "dp=4,microbatch=2,sharding=parameters",
+        "dp=4,microbatch=2,sharding=gradients,replicas=2",
+    ),
+    "tensor": (
+        "tp=2,microbatch=4",
+        "tp=2,microbatch=4,layout=mixed",
+        "tp=2,microbatch=4,sequence_parallel=on",
+    ),
+    "pipeline": (
+        "pp=2,microbatch=2,schedule=gpipe",
+        "pp=2,microbatch=2,schedule=1f1b",
+        "pp=2,microbatch=2,schedule=interleaved,virtual_stages=2",
+    ),
+    "2-D": (
+        "dp=2,tp=2,microbatch=4",
+        "dp=2,tp=2,microbatch=4,sharding=optimizer",
+        "dp=2,tp=2,microbatch=4,sharding=parameters,sequence_parallel=on",
+        "dp=2,pp=2,microbatch=2,schedule=1f1b,sharding=parameters",
+        "tp=2,pp=2,microbatch=2,schedule=1f1b",
+    ),
+    "3-D": (
+        "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sequence_parallel=on",
+        "dp=2,tp=2,pp=2,microbatch=2,schedule=interleaved,virtual_stages=2",
+    ),
+    "recompute": (
+        "dp=2,microbatch=4,recompute=full",
+        "dp=2,microbatch=4,sharding=parameters,recompute=full",
+        "tp=2,microbatch=4,recompute=full",
+        "tp=2,microbatch=4,recompute=selective",
+        "tp=2,microbatch=4,recompute=selective_op",
+        "tp=2,microbatch=4,sequence_parallel=on,recompute=full",
+        "tp=2,microbatch=4,sequence_parallel=on,recompute=selective",
+        "tp=2,microbatch=4,sequence_parallel=on,recompute=selective_op",
+        "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sequence_parallel=on,recompute=full",
+    ),
+}
+MARKS = {"equal": "=", "differs": "≠", "refused": "r", "failed": "!"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One dry run."""
+
+    model: str
+    strategy: str
+    outcome: str
+    """``equal``, ``differs``, ``refused`` (the reason is told) or ``failed``."""
+    told: tuple[str, ...]
+    """Differences, or the reason."""
+    known: tuple[str, ...]
+    """Reasons of known differences."""
+
+
+def cell_of(model: str, strategy: str) -> Cell:
+    """Plan and play one case."""
+    try:
+        options = Options(
+            model=model, cluster=CLUSTER, global_batch=GLOBAL_BATCH, strategy=strategy
+        )
+        result: DryRun = dry_run(simulate(options)[0], play=play_in_forks)
+    except ParaplanError as error:
+        return Cell(model=model, strategy=strategy, outcome="refused", told=(str(error),), known=())
+    known = {
+        entry["reason"]
+        for rank in dry_run_to_json(result)["ranks"]
+        for entry in rank["known_differences"]
+    }
+    return Cell(
+        model=model, strategy=strategy, outcome="equal" if result.matches else "differs",
+        told=result.differences, known=tuple(sorted(known)),
+    )  # fmt: skip
+
+
+def cells(*, models: str, strategies: str) -> Iterator[Cell]:
+    """Yield the cells whose model and strategy hold these words."""
+    for model in MODELS:
+        for strategy in (text for texts in STRATEGIES.values() for text in texts):
+            if re.search(models, model) and re.search(strategies, strategy):
+                yield cell_of(model, strategy)
+
+
+def main() -> int:
+    """Print one line per case; 1 if any differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="", help="models that hold this pattern")
+    parser.add_argument("--strategies", default="", help="strategies that hold this pattern")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found = []
+    for cell in cells(models=arguments.models, strategies=arguments.strategies):
+        found.append(cell)
+        print(f"{cell.outcome:8} {cell.model}  {cell.strategy}", flush=True)
+        for line in cell.told:
+            print(f"         {line}", flush=True)
+        if cell.known:
+            print("         known: " + "; ".join(cell.known), flush=True)
+    counts = {name: sum(cell.outcome == name for cell in found) for name in MARKS}
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    return int(counts["differs"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
