@@ -152,17 +152,13 @@ def step_memory(
     )  # fmt: skip
     so_far = items.saved_so_far(recompute)
     worst = _worst_item(so_far + needs + gathered - missing, items.starts)
-    kept = _edges(stages, mesh=mesh, software=moment.software)
-    kept += np.add.reduceat(items.saved[recompute], items.starts)
-    alive = [per_rank_sum(kept * mesh.by_stage(each.in_flight), mesh) for each in held]
-    if held[0].awaiting.any() or len(held) > 1:
-        waiting = np.add.reduceat(items.awaiting[recompute], items.starts)
-        alive = [
-            some + per_rank_sum(waiting * mesh.by_stage(each.awaiting), mesh)
-            for some, each in zip(alive, held, strict=True)
-        ]
+    kept = np.add.reduceat(items.saved[recompute], items.starts)
+    alive = _alive(stages, mesh=mesh, recompute=recompute, held=held, software=moment.software)
     # the microbatch that runs backward keeps only what stands before the item
-    partly = so_far[worst] - np.add.reduceat(items.saved[recompute], items.starts)
+    partly = so_far[worst] - kept
+    if any(each.awaiting.any() for each in held):  # or ends up waiting for its weight gradients
+        waiting = np.add.reduceat(items.awaiting[recompute], items.starts)
+        partly = np.maximum(partly, waiting - kept)
     beside = needs[worst] + gathered[worst] - missing[worst]
     chunk = _worst_chunk(partly + beside, mesh)
     at = worst[chunk]
@@ -173,7 +169,7 @@ def step_memory(
     backward = {
         "gradients": state_terms["gradients"] - missing[at],
         "gathered_parameters": gathered_whole + gathered[at],
-        "activations": np.maximum.reduce(alive) + partly[chunk],
+        "activations": alive + partly[chunk],
         "workspace": needs[at],
     }
     zero = np.zeros(pp)
@@ -189,6 +185,26 @@ def step_memory(
             term["workspace"] = term["workspace"] + per_rank_max(dummies, mesh)
     is_update = sum(update.values(), zero) > sum(backward.values(), zero)
     return {term: np.where(is_update, update[term], backward[term]) for term in backward}
+
+
+def _alive(
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    recompute: Recompute,
+    held: Sequence[Held],
+    software: SoftwareProfile,
+) -> Floats:
+    """Return what all microbatches alive keep at the fullest moment per pipeline rank [B]."""
+    kept = _edges(stages, mesh=mesh, software=software) + stages.saved_bytes[recompute]
+    alive = []
+    for each in held:
+        num_bytes = kept * mesh.by_stage(each.in_flight)
+        if each.awaiting.any():
+            num_bytes += stages.awaiting_bytes[recompute] * mesh.by_stage(each.awaiting)
+        alive.append(per_rank_sum(num_bytes, mesh))
+    most: Floats = np.maximum.reduce(alive)
+    return most
 
 
 def _update_bytes(
