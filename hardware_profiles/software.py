@@ -101,6 +101,11 @@ class SoftwareProfile:
     sharded_unit_s: float = 0.0
     """Time of one gathering of a sharded unit's weights, or one reduction of its gradients, beside
     the bytes it moves: hooks, copies, the latency of the collective [s]."""
+    checkpoint_s: float = 0.0
+    """Host time of one activation checkpoint beside the forward pass that it repeats, not hidden
+    behind the device [s]."""
+    first_bucket_bytes: float = 0.0
+    """The first bucket of gradients that torch's DDP reduces, so that it may start early [B]."""
     product_share: float = 1.0
     """How the stack's matrix products run as compared with the device's, which are measured with a
     later library [1]."""

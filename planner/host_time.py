@@ -98,7 +98,7 @@ def block_times(
             "backward",
         ),
         weights_s=np.maximum(weights, software.host_call_s * weight_calls),
-        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward"),
+        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward") + software.checkpoint_s,
     )
 
 
