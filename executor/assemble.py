@@ -16,6 +16,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 from executor.checks import check_same_model
 from executor.context_parallel import Context, make_context
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
+from executor.errors import RunError
 from executor.expert_parallel import shard_experts, spread_experts
 from executor.gradient_averages import GradientAverage, needs_own_average, own_averages
 from executor.layouts import LayoutBoundary, apply_layout, pattern_of, placement_of
@@ -289,8 +290,9 @@ def _tied_groups(parts: ModelParts, ranks: RankMesh) -> dict[str, dist.ProcessGr
         return groups
     columns = mesh.mesh.reshape(pp, -1).t().tolist()
     for name, holders in sorted(parts.tied_stages.items()):
-        positions = sorted({stage % pp for stage in holders})
+        positions = sorted({ranks.shape.rank_of_stage(stage) for stage in holders})
         if len(positions) == 1:
+            _check_whole(name, ranks.shape)
             continue
         for column in columns:
             members = [column[position] for position in positions]
@@ -298,3 +300,12 @@ def _tied_groups(parts: ModelParts, ranks: RankMesh) -> dict[str, dist.ProcessGr
             if dist.get_rank() in members:
                 groups[name] = group
     return groups
+
+
+def _check_whole(name: str, shape: RunShape) -> None:
+    """Refuse to shard a parameter that two stages of one rank share."""
+    if shape.sharding != "none":
+        raise RunError(
+            f"schedule={shape.schedule} with sharding={shape.sharding}: stages of one rank share "
+            f"{name}, and FSDP shards stages apart; use sharding=none or another schedule"
+        )

@@ -8,6 +8,7 @@ from executor.shape import RunShape
 from planner.models.source import ModelSource
 from planner.plan import Plan
 from planner.strategy import Strategy, parse_strategy
+from simulator.zero_bubble import splits_backward
 
 
 def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
@@ -27,6 +28,12 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
     """
     strategy = parse_strategy(plan.strategy)
     _check_experts(plan, strategy)
+    is_split = splits_backward(strategy.schedule) and "pp" in sharded_axes
+    if is_split and strategy.sharding == "parameters" and "dp" in sharded_axes:
+        raise RunError(
+            f"strategy {plan.strategy}: schedule={strategy.schedule} runs gradients of weights "
+            "after FSDP has freed the weights of sharding=parameters; plan with sharding=optimizer"
+        )
     if "tp" not in sharded_axes:
         return
     if not plan.layouts:

@@ -67,8 +67,9 @@ class _Rank:
     pipeline_rank: int
 
     @property
-    def stages(self) -> range:
-        return range(self.pipeline_rank, self.step.stages.num_stages, self.step.mesh.pp)
+    def stages(self) -> list[int]:
+        mesh, count = self.step.mesh, self.step.stages.num_stages
+        return [s for s in range(count) if mesh.rank_of_stage(s) == self.pipeline_rank]
 
     @property
     def is_training(self) -> bool:

@@ -121,7 +121,7 @@ def step_of(
     )  # fmt: skip
     return SimulatedStep(
         problem=problem, strategy=strategy, layout=layout, mesh=mesh,
-        num_microbatches=num_microbatches, stages=stage_costs(items, starts),
+        num_microbatches=num_microbatches, stages=stage_costs(items, starts, mesh=mesh),
         units=tuple(terms[graph.units[unit].name] for unit in item_units(graph)), items=items,
     )  # fmt: skip
 
@@ -244,12 +244,11 @@ def _tied_calls(step: SimulatedStep) -> Iterator[Call]:
 
 def simulated_on(step: SimulatedStep, *, pipeline_rank: int) -> dict[Key, Count]:
     """Return what the simulator has one rank of a pipeline position do in one step."""
-    pp = step.mesh.pp
     parts: list[tuple[str, str, float, float]] = [
         ("+".join(call.axes), call.kind, call.message_bytes,
          call.count * (1 if call.when == "step" else step.num_microbatches))
         for call in simulated_calls(step)
-        if call.stage % pp == pipeline_rank
+        if step.mesh.rank_of_stage(call.stage) == pipeline_rank
     ]  # fmt: skip
     parts += transfers(step, pipeline_rank=pipeline_rank)
     return added(
@@ -263,18 +262,21 @@ def transfers(step: SimulatedStep, *, pipeline_rank: int) -> list[tuple[str, str
 
     The program has one task per transfer, on the sender; a receive is its other end.
     """
-    pp, last = step.mesh.pp, step.stages.num_stages - 1
-    if pp == 1:
+    last = step.stages.num_stages - 1
+    if step.mesh.pp == 1:
         return []
     found = []
     for boundary in range(1, last + 1):
+        sender, receiver = (step.mesh.rank_of_stage(stage) for stage in (boundary - 1, boundary))
+        if sender == receiver:
+            continue
         num_bytes = float(step.stages.entry_bytes[boundary])
         ways = [("send", "recv")]
         if step.problem.workload.is_training:
             ways.append(("recv", "send"))
         for before, after in ways:
-            if (boundary - 1) % pp == pipeline_rank:
+            if sender == pipeline_rank:
                 found.append(("pp", before, num_bytes, float(step.num_microbatches)))
-            if boundary % pp == pipeline_rank:
+            if receiver == pipeline_rank:
                 found.append(("pp", after, num_bytes, float(step.num_microbatches)))
     return found

@@ -8,6 +8,9 @@ from hardware_profiles.device import FlashVersion, Precision
 from hardware_profiles.provenance import Provenance
 
 AttentionKernel = Literal["unfused", "flash"]
+SplitBackward = Literal["none", "graph"]
+"""Whether pipelines run gradients of weights apart from those of inputs (zero bubble), and what
+stays in between: all that backward saved."""
 GradientBuckets = Literal["none", "views", "copies", "two"]
 """Where replicas reduce gradients: where they lie; in buckets that stay and hold them; in buckets
 that hold a second copy of all; in two buckets that are filled in turn."""
@@ -68,6 +71,7 @@ class SoftwareProfile:
     gradient_accumulation_bytes: float = 0.0
     """Bytes moved per parameter and microbatch to bring a gradient into its buffer, beside what the
     product writes: casts, copies into buckets, read and write of the buffer [B]."""
+    split_backward: SplitBackward = "none"
     scatters_pipeline: bool = False
     """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
     keeps_gathered: bool = False

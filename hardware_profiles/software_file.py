@@ -19,7 +19,12 @@ from hardware_profiles.document import (
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.pairs import read_pairs
 from hardware_profiles.provenance import Provenance
-from hardware_profiles.software import AttentionKernel, GradientBuckets, SoftwareProfile
+from hardware_profiles.software import (
+    AttentionKernel,
+    GradientBuckets,
+    SoftwareProfile,
+    SplitBackward,
+)
 from hardware_profiles.software_overrides import overridden
 from hardware_profiles.units import Dimension
 
@@ -82,7 +87,10 @@ _OPTIONAL = {
 }
 """Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
-_OPTIONAL_CHOICES = {"gradient_buckets": get_args(GradientBuckets)}
+_OPTIONAL_CHOICES = {
+    "gradient_buckets": get_args(GradientBuckets),
+    "split_backward": get_args(SplitBackward),
+}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 
 

@@ -7,6 +7,7 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import StrategyError
 from planner.graph import ModelGraph, Unit
+from planner.layouts.awaiting import awaiting_bytes, keeps_graph
 from planner.layouts.costs import (
     OperatorCost,
     Setting,
@@ -164,6 +165,7 @@ def _terms(
     kept = kept_bytes(setting, unit, layout, costs, states)
     saved = sum(kept.values())
     scores = sum(cost.score_bytes for cost in costs.values())
+    awaiting = awaiting_bytes(setting, costs, kept)
     boundary_bytes = _boundary_bytes(setting, unit, states)
     if setting.workload.is_training:
         transients = backward_transients(
@@ -177,6 +179,7 @@ def _terms(
         unit=unit.name,
         forward_s=sum(cost.forward_s for cost in costs.values()),
         backward_s=sum(cost.backward_s for cost in costs.values()),
+        weight_s=sum(cost.weight_s for cost in costs.values()),
         selective_recompute_s=sum(cost.recompute_s for cost in costs.values()),
         communication=_merged(_uses(setting, unit, layout, costs, states)),
         gradient_groups=_gradient_groups(setting, unit, costs, states),
@@ -185,6 +188,9 @@ def _terms(
         op_saved_bytes=boundary_bytes + sum(cost.kept_bytes for cost in costs.values()),
         forward_calls=sum(cost.forward_calls for cost in costs.values()),
         backward_calls=sum(cost.backward_calls for cost in costs.values()),
+        weight_calls=sum(cost.weight_calls for cost in costs.values()),
+        awaiting_bytes=awaiting + (scores if keeps_graph(setting.software) else 0.0),
+        selective_awaiting_bytes=awaiting,
         forward_flops=sum(cost.forward_flops for cost in costs.values()),
         backward_flops=sum(cost.backward_flops for cost in costs.values()),
         selective_recompute_flops=sum(cost.recompute_flops for cost in costs.values()),

@@ -57,6 +57,8 @@ class UnitTerms:
     """Compute, without communication [s]."""
     backward_s: float
     """Compute, without communication and recomputation [s]."""
+    weight_s: float
+    """Part of ``backward_s`` that makes gradients of weights [s]."""
     selective_recompute_s: float
     """Extra compute in backward when attention cores are recomputed [s]."""
     communication: tuple[CollectiveUse, ...]
@@ -88,6 +90,12 @@ class UnitTerms:
     forward_calls: float = 0.0
     """Kernels that the host launches for the forward pass [1]."""
     backward_calls: float = 0.0
+    weight_calls: float = 0.0
+    """Those of the backward pass that make gradients of weights [1]."""
+    awaiting_bytes: float = 0.0
+    """Kept between the gradients of inputs and those of weights, where these run apart [B]."""
+    selective_awaiting_bytes: float = 0.0
+    """The same when attention cores are recomputed [B]."""
     weight_bytes: float = 0.0
     """Weights of products in the compute precision, of equal experts one [B]."""
     tied_parameters: float = 0.0

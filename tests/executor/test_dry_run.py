@@ -18,6 +18,8 @@ GPT_STRATEGIES = [
     "dp=4,pp=2,microbatch=1,schedule=1f1b,sharding=parameters",
     "pp=2,microbatch=1,schedule=interleaved,virtual_stages=2",
     "dp=2,tp=2,pp=2,microbatch=1,schedule=1f1b,sequence_parallel=on,recompute=full",
+    "dp=2,tp=2,pp=2,microbatch=1,schedule=zbv,sequence_parallel=on",
+    "dp=2,pp=2,microbatch=1,schedule=zero_bubble,sharding=optimizer",
 ]
 LLAMA_STRATEGIES = [
     "dp=3,microbatch=1,sharding=gradients",
