@@ -68,7 +68,8 @@ class PlannedUnits(_Frozen):
 
 
 class PlannedStage(_Frozen):
-    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``."""
+    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``, under
+    ``schedule=zbv`` stages ``r`` and ``2 * pp - 1 - r`` on rank ``r``."""
 
     units: tuple[PlannedUnits, ...]
     module_paths: tuple[str, ...]
