@@ -29,7 +29,7 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
     strategy = parse_strategy(plan.strategy)
     _check_experts(plan, strategy)
     is_split = splits_backward(strategy.schedule) and "pp" in sharded_axes
-    if is_split and strategy.sharding == "parameters" and "dp" in sharded_axes:
+    if is_split and strategy.sharding == "parameters" and {"dp", "cp"} & set(sharded_axes):
         raise RunError(
             f"strategy {plan.strategy}: schedule={strategy.schedule} runs gradients of weights "
             "after FSDP has freed the weights of sharding=parameters; plan with sharding=optimizer"

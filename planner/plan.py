@@ -68,8 +68,10 @@ class PlannedUnits(_Frozen):
 
 
 class PlannedStage(_Frozen):
-    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``, under
-    ``schedule=zbv`` stages ``r`` and ``2 * pp - 1 - r`` on rank ``r``."""
+    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``.
+
+    Under ``schedule=zbv`` stages ``r`` and ``2 * pp - 1 - r`` live on rank ``r``.
+    """
 
     units: tuple[PlannedUnits, ...]
     module_paths: tuple[str, ...]
