@@ -16,7 +16,7 @@ def overlay_trace(predicted: Timeline, measured: Timeline) -> dict[str, Any]:
     """Return both timelines in the trace event format, on one clock that starts with the step.
 
     Each rank is two processes, the predicted one above the measured one; streams are their threads.
-    Passes and updates have the simulator's names on both sides.
+    Passes have the simulator's names on both sides.
 
     Parameters
     ----------
