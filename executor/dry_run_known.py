@@ -461,11 +461,10 @@ def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
         return
     for stage in rank.stages:
         for item in items_of(step, stage):
-            uses = [use for use in step.units[item].communication if use.axis == "ep"]
-            ways = sum(use.count for use in uses if use.phase == "forward")
+            uses = step.units[item].communication
+            ways = sum(u.count for u in uses if (u.axis, u.phase) == ("ep", "forward"))
             again = _runs_again(rank, item) and step.strategy.recompute == "full"
-            passes = 2 if again else 1
-            count = ways / _WAYS * passes * rank.per_microbatch
+            count = ways / _WAYS * (2 if again else 1) * rank.per_microbatch
             yield _difference(
                 ("ep", "all_to_all"), count, count * experts * _COUNT_BYTES,
                 "ranks tell each other how many tokens come for each expert",
@@ -474,16 +473,11 @@ def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
 
 def _ring(rank: _Rank) -> Iterator[KnownDifference]:
     """Keys and values, and their gradients, go round a ring of sends in place of one collective."""
-    step = rank.step
-    cp = step.mesh.cp
-    if cp == 1:
-        return
+    step, cp = rank.step, rank.step.mesh.cp
     reason = "keys and values go round a ring of sends, each of one rank's part"
     for stage in rank.stages:
         for item in items_of(step, stage):
-            for use in step.units[item].communication:
-                if use.axis != "cp":
-                    continue
+            for use in (use for use in step.units[item].communication if use.axis == "cp"):
                 again = _runs_again(rank, item) and use.phase == "forward"
                 listed = use.count * rank.per_microbatch
                 listed *= 2 if again and step.strategy.recompute == "full" else 1
