@@ -5,11 +5,13 @@ the reasons of what is refused into docs/run.md.
 """
 
 import argparse
+import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,6 +65,7 @@ STRATEGIES = {
     ),
     "2-D": (
         "dp=2,tp=2,microbatch=4",
+        "dp=2,tp=2,microbatch=4,sharding=optimizer,sequence_parallel=on",
         "dp=2,tp=2,microbatch=4,sharding=optimizer",
         "dp=2,tp=2,microbatch=4,sharding=parameters,sequence_parallel=on",
         "dp=2,pp=2,microbatch=2,schedule=1f1b,sharding=parameters",
@@ -70,6 +73,7 @@ STRATEGIES = {
     ),
     "3-D": (
         "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sequence_parallel=on",
+        "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sharding=parameters,sequence_parallel=on",
         "dp=2,tp=2,pp=2,microbatch=2,schedule=interleaved,virtual_stages=2",
     ),
     "recompute": (
@@ -84,7 +88,7 @@ STRATEGIES = {
         "dp=2,tp=2,pp=2,microbatch=2,schedule=1f1b,sequence_parallel=on,recompute=full",
     ),
 }
-MARKS = {"equal": "=", "differs": "≠", "refused": "r", "failed": "!"}
+MARKS = {"equal": "=", "differs": "≠", "refused": "-"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +98,7 @@ class Cell:
     model: str
     strategy: str
     outcome: str
-    """``equal``, ``differs``, ``refused`` (the reason is told) or ``failed``."""
+    """``equal``, ``differs`` or ``refused``."""
     told: tuple[str, ...]
     """Differences, or the reason."""
     known: tuple[str, ...]
@@ -121,12 +125,51 @@ def cell_of(model: str, strategy: str) -> Cell:
     )  # fmt: skip
 
 
-def cells(*, models: str, strategies: str) -> Iterator[Cell]:
-    """Yield the cells whose model and strategy hold these words."""
+def cells(*, models: str, strategies: str, done: Container[tuple[str, str]]) -> Iterator[Cell]:
+    """Play the cells whose model and strategy hold these patterns, but for those that are done."""
     for model in MODELS:
         for strategy in (text for texts in STRATEGIES.values() for text in texts):
-            if re.search(models, model) and re.search(strategies, strategy):
+            is_wanted = re.search(models, model) and re.search(strategies, strategy)
+            if is_wanted and (model, strategy) not in done:
                 yield cell_of(model, strategy)
+
+
+def table(found: Sequence[Cell]) -> str:
+    """Return a table of models and strategies, and the reasons of what is refused."""
+    of = {(cell.model, cell.strategy): cell for cell in found}
+    strategies = [text for texts in STRATEGIES.values() for text in texts]
+    models = [model for model in MODELS if any(cell.model == model for cell in found)]
+    lines = ["| strategy | " + " | ".join(str(n + 1) for n in range(len(models))) + " |"]
+    lines.append("|---" * (len(models) + 1) + "|")
+    for strategy in strategies:
+        marks = [
+            MARKS[of[model, strategy].outcome] if (model, strategy) in of else ""
+            for model in models
+        ]
+        lines.append(f"| `{strategy}` | " + " | ".join(marks) + " |")
+    counts = {name: sum(cell.outcome == name for cell in found) for name in MARKS}
+    summary = ", ".join(f"{name} `{MARKS[name]}` {count}" for name, count in counts.items())
+    names = [f"{n + 1}. `{model}`" for n, model in enumerate(models)]
+    return "\n".join([summary, "", *lines, "", "Models:", "", *names, "", *_reasons(found)])
+
+
+def _reasons(found: Sequence[Cell]) -> list[str]:
+    """Return why cells were refused, each reason once with how often."""
+    reasons: Counter[str] = Counter()
+    for cell in found:
+        if cell.outcome == "refused":
+            reason = cell.told[0].removeprefix("rank 0 of the dry run: ")
+            reasons[reason.replace(cell.model, "MODEL").replace("|", "/")] += 1
+    lines = [f"- {count} x: {reason}" for reason, count in reasons.most_common()]
+    return ["Refused:", "", *lines]
+
+
+def write_page(found: Sequence[Cell]) -> None:
+    """Put the table between the marks of docs/run.md."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -134,20 +177,42 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="", help="models that hold this pattern")
     parser.add_argument("--strategies", default="", help="strategies that hold this pattern")
+    parser.add_argument(
+        "--results", type=Path, help="file of cells, a JSON line each, to go on with"
+    )
+    parser.add_argument("--write-docs", action="store_true", help="write the table of all cells")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = []
-    for cell in cells(models=arguments.models, strategies=arguments.strategies):
+    found = list(_stored(arguments.results))
+    known = {(cell.model, cell.strategy) for cell in found}
+    for cell in cells(models=arguments.models, strategies=arguments.strategies, done=known):
         found.append(cell)
-        print(f"{cell.outcome:8} {cell.model}  {cell.strategy}", flush=True)
-        for line in cell.told:
-            print(f"         {line}", flush=True)
-        if cell.known:
-            print("         known: " + "; ".join(cell.known), flush=True)
+        _print(cell)
+        if arguments.results:
+            with arguments.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(cell)) + "\n")
+    if arguments.write_docs:
+        write_page(found)
     counts = {name: sum(cell.outcome == name for cell in found) for name in MARKS}
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     return int(counts["differs"] > 0)
+
+
+def _stored(path: Path | None) -> Iterator[Cell]:
+    if path is not None and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            data = json.loads(line)
+            told, known = tuple(data.pop("told")), tuple(data.pop("known"))
+            yield Cell(**data, told=told, known=known)
+
+
+def _print(cell: Cell) -> None:
+    print(f"{cell.outcome:8} {cell.model}  {cell.strategy}", flush=True)
+    for line in cell.told:
+        print(f"         {line}", flush=True)
+    if cell.known:
+        print("         known: " + "; ".join(cell.known), flush=True)
 
 
 if __name__ == "__main__":

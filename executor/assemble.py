@@ -14,7 +14,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.experimental import implicit_replication
 
 from executor.checks import check_same_model
+from executor.context_parallel import Context, make_context
 from executor.data_parallel import replicate, shard_parameters, sharding_blocks
+from executor.errors import RunError
 from executor.expert_parallel import shard_experts, spread_experts
 from executor.gradient_averages import GradientAverage, needs_own_average, own_averages
 from executor.layouts import LayoutBoundary, apply_layout, pattern_of, placement_of
@@ -54,6 +56,8 @@ class Assembly:
     """Context of a forward and backward pass."""
     loss: Loss
     """Loss of what the last module hands out."""
+    context: Context | None
+    """This rank's positions of each sample, where they are cut."""
     averages: tuple[GradientAverage, ...]
     """Gradients that no library layer averages."""
     numerics: Numerics
@@ -89,9 +93,10 @@ def assemble(
     parts = parts_of(model, source=source, settings=settings, pipeline_rank=ranks.coordinate("pp"))
     layout = plan.layouts[0] if plan.layouts and shape.size("tp") > 1 else None
     numerics = numerics_of(settings.precision, software=plan.software)
+    context = make_context(model, mesh=ranks.axis("cp"), shape=shape, recorder=recorder)
     modes = partial(
         run_modes, shape=shape, has_layout=layout is not None, check=settings.check,
-        autocast=numerics.autocast_on(device),
+        autocast=numerics.autocast_on(device), context=context, seen=SeenDropout(),
     )  # fmt: skip
     experts = _spread(parts, ranks)
     _lower_all(parts, experts, numerics=numerics, ranks=ranks)
@@ -125,24 +130,46 @@ def assemble(
         tied=_tied_groups(parts, ranks),
         modes=modes,
         loss=loss,
+        context=context,
         averages=own_averages(parts.slots, expert_names=_names_in(experts, parts), ranks=ranks),
         numerics=numerics,
     )
 
 
+@dataclass(kw_only=True, slots=True)
+class SeenDropout:
+    """Whether a model drops anything, which its first pass tells."""
+
+    found: bool | None = None
+    """None before the first pass."""
+
+
 @contextmanager
 def run_modes(
-    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext
-) -> Iterator[None]:
-    """Enter what a forward and backward pass needs: local shards, plain tensors as replicated."""
+    *, shape: RunShape, has_layout: bool, check: bool, autocast: Modes = nullcontext,
+    context: Context | None = None, seen: SeenDropout | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Enter what a forward and backward pass needs: local shards, plain tensors as replicated.
+
+    Looking at every call of torch costs some 2 % of a small model's step: a check that is the only
+    reason to look, and that found no dropout in a pass before (``seen``), looks no more.
+    """
+    seen = seen or SeenDropout()
+    ring = None if context is None else context.ring
     with ExitStack() as stack:
         stack.enter_context(autocast())
         if has_layout and not DTensor._op_dispatcher._allow_implicit_replication:
             stack.enter_context(implicit_replication())  # recomputation enters a second time
         selective = shape.recompute == "selective"
-        if has_layout or selective or check:
-            stack.enter_context(LocalShards(recompute_attention=selective, drop_dropout=check))
+        if context is not None:
+            stack.enter_context(context.entered())
+        looks = check and seen.found is not False
+        shards = LocalShards(recompute_attention=selective, drop_dropout=check, ring=ring)
+        if has_layout or selective or looks or ring is not None:
+            stack.enter_context(shards)
         yield
+        if looks:
+            seen.found = shards.has_dropped or bool(seen.found)
 
 
 def _recomputed(parts: ModelParts, plan: Plan) -> Iterator[list[nn.Module]]:
@@ -263,8 +290,9 @@ def _tied_groups(parts: ModelParts, ranks: RankMesh) -> dict[str, dist.ProcessGr
         return groups
     columns = mesh.mesh.reshape(pp, -1).t().tolist()
     for name, holders in sorted(parts.tied_stages.items()):
-        positions = sorted({stage % pp for stage in holders})
+        positions = sorted({ranks.shape.rank_of_stage(stage) for stage in holders})
         if len(positions) == 1:
+            _check_whole(name, ranks.shape)
             continue
         for column in columns:
             members = [column[position] for position in positions]
@@ -272,3 +300,12 @@ def _tied_groups(parts: ModelParts, ranks: RankMesh) -> dict[str, dist.ProcessGr
             if dist.get_rank() in members:
                 groups[name] = group
     return groups
+
+
+def _check_whole(name: str, shape: RunShape) -> None:
+    """Refuse to shard a parameter that two stages of one rank share."""
+    if shape.sharding != "none":
+        raise RunError(
+            f"schedule={shape.schedule} with sharding={shape.sharding}: stages of one rank share "
+            f"{name}, and FSDP shards stages apart; use sharding=none or another schedule"
+        )

@@ -61,7 +61,7 @@ def calibrate(
     command = f"paraplan calibrate{' --quick' if quick else ''} --processes {count}"
     cluster = fit_cluster(samples, num_processes=count, command=command)
     path = paraplan_home().joinpath(*PROFILE_PATH)
-    software = fit_software(samples, device=cluster.device, command=command)
+    software = fit_software(samples, cluster=cluster, command=command)
     write_atomically(path, cluster_to_toml(cluster))
     write_atomically(path.with_name(MEASURED_SOFTWARE), software_to_toml(software, command=command))
     noisy = [sample for sample in samples if sample.is_noisy]

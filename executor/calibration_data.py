@@ -18,8 +18,8 @@ class Sample:
     kind: str
     """``matmul``, ``copy``, ``launch``, ``vector``, ``attention``, ``convolution`` (both also with
     ``_backward``), ``element:NAME``, ``optimizer:NAME``, ``calls``, ``plain_calls``,
-    ``sharded_calls``, ``sharded_units``, ``redistribute``, ``round_trip``, ``scratch``,
-    or a collective."""
+    ``sharded_calls``, ``plain_units``, ``sharded_units``, ``redistribute``, ``round_trip``,
+    ``scratch``, or a collective."""
     shape: tuple[int, ...]
     """Sizes of the kernel; for communication (ranks, bytes)."""
     precision: str
@@ -27,8 +27,8 @@ class Sample:
     """By ``statistic`` [s]."""
     statistic: str
     """``cpu`` median of CPU time, which others who use the machine stretch little; for what waits
-    on other processes the ``median`` of time, ``mean`` where processes share cores, whose turns are
-    part of the truth, or ``p10``, the 10th percentile, where others used the machine."""
+    on other processes the ``mean`` of time by the clock, or ``p10``, the 10th percentile, where
+    others used the machine."""
     spread: float
     """90th percentile over median [1]."""
     repetitions: int
@@ -36,10 +36,13 @@ class Sample:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether repetitions disagree, or others used the machine while processes waited."""
+        """Whether kernels' repetitions disagree, or others used the machine while processes waited.
+
+        Messages differ from one to the next also on an idle machine, hence their mean.
+        """
         if self.statistic == CPU:
             return self.spread > NOISY_SPREAD
-        return self.foreign_load_cores > NOISY_CORES or self.spread > NOISY_SPREAD
+        return self.foreign_load_cores > NOISY_CORES
 
 
 NOISY_CORES = 0.15

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from scipy.optimize import minimize
 
-from executor.calibration_data import Sample
+from executor.calibration_data import COLLECTIVES, Sample
 from executor.calibration_framework import SMALL_ELEMENTS
 from hardware_profiles import (
     Cluster,
@@ -31,7 +32,7 @@ from hardware_profiles import (
     load_software,
 )
 from simulator.collectives import collective_time
-from simulator.groups import Group
+from simulator.groups import CollectiveKind, Group
 from simulator.operators import operator_time
 from simulator.work import Work
 
@@ -248,17 +249,17 @@ def _element_times(samples: Sequence[Sample]) -> dict[str, float]:
 def _fit_fabric(
     samples: Sequence[Sample], *, source: str, num_processes: int, device: DeviceProfile
 ) -> tuple[Fabric, dict[str, Provenance]]:
-    """Fit rate and latencies of the loopback on all-reduces; the link's own on round trips."""
+    """Fit rate and latencies of the loopback on collectives; the link's own on round trips."""
     trips = _of(samples, "round_trip")
-    reduces = _of(samples, "all_reduce")
-    if not reduces:
+    messages = [sample for kind in COLLECTIVES for sample in _of(samples, kind)]
+    if not messages:
         note = Provenance(source=source, kind="assumed", note="one process: nothing to measure")
         return _fabric(1e9, 1e-5, 1e-5, note), {}
     sizes = np.array([s.shape[1] for s in trips], dtype=float)
     (hop, per_byte), link_rest = fit_logs(
         lambda p: p[0] + p[1] * sizes, [s.time_s / 2 for s in trips], start=[1e-5, 1e-9]
     )
-    measured = [s.time_s for s in reduces]
+    measured = [s.time_s for s in messages]
 
     def predict(values: np.ndarray) -> list[float]:
         fabric = _fabric(float(values[0]), float(values[1]), float(values[2]), None)
@@ -266,14 +267,16 @@ def _fit_fabric(
         cluster = Cluster(name="", title="", node_groups=(node,), intra=fabric, inter=None)
         return [
             collective_time(
-                "all_reduce", float(s.shape[1]), cluster=cluster,
+                cast("CollectiveKind", s.kind), float(s.shape[1]), cluster=cluster,
                 group=Group(num_ranks=s.shape[0], ranks_per_node=s.shape[0], num_nodes=1),
-            ) for s in reduces
+            ) for s in messages
         ]  # fmt: skip
 
     (rate, latency, base), rest = fit_logs(predict, measured, start=[1 / per_byte, hop, hop])
-    note = provenance_of(reduces, source, f"all-reduces of 2 to {num_processes}, fit within "
-                       f"{_percent(rest)}")  # fmt: skip
+    note = provenance_of(
+        messages, source,
+        f"collectives of 2 to {num_processes} between compute, fit within {_percent(rest)}",
+    )  # fmt: skip
     fabric = _fabric(float(rate), float(latency), float(base), note)
     link_note = provenance_of(trips, source, f"round trips, fit within {_percent(link_rest)}")
     fastest = max(float(1 / per_byte), float(rate))  # a ring sends and receives at once

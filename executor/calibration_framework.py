@@ -4,6 +4,7 @@ Measured on tensors so small that their kernels take next to nothing.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.experimental import implicit_replication
+from torch.utils.checkpoint import checkpoint
 
 from executor.calibration_kernels import Kernel
 from executor.local_shards import LocalShards
@@ -26,9 +28,10 @@ KERNELS_PER_BLOCK = 31
 sums. Backward 20: two products and a bias sum per linear, attention, GELU, two norms, two sums of
 gradients, a copy and the join of three gradients. Views between them are no kernels and
 cost time all the same [1]."""
-REDISTRIBUTIONS = 4
 COLLECTIVES_PER_REDISTRIBUTION = 2
 """A gather, and a reduction on the way back [1]."""
+UNIT_ROWS, UNIT_WIDTH = 256, 256
+"""Of the blocks that are sharded: they compute about as long as they communicate [1]."""
 SMALL_TENSORS, SMALL_ELEMENTS = 64, 64
 LARGE_TENSORS, LARGE_ELEMENTS = 4, 1 << 20
 _WIDTH = 16
@@ -39,11 +42,11 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "momentum")
 class Block(nn.Module):
     """A feed-forward block with a shortcut."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = _WIDTH) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(_WIDTH)
-        self.up = nn.Linear(_WIDTH, _WIDTH)
-        self.down = nn.Linear(_WIDTH, _WIDTH)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, width)
+        self.down = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum of input and feed-forward layers."""
@@ -74,15 +77,32 @@ class TransformerBlock(nn.Module):
         return y
 
 
+class Checkpointed(nn.Module):
+    """A block that runs again in the backward pass, as ``executor.recompute`` has it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the block makes."""
+        y: torch.Tensor = checkpoint(self.block, x, use_reentrant=False)
+        return y
+
+
 def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
     """Yield what one process measures by its CPU time; all ranks of ``mesh`` take part."""
     shape = (BLOCKS,)
     blocks = nn.Sequential(*(TransformerBlock() for _ in range(BLOCKS)))
-    yield Kernel("calls", shape, "fp32", _step_of(blocks, torch.randn(1, 4, _WIDTH)))
+    entered = torch.randn(1, 4, _WIDTH)
+    yield Kernel("calls", shape, "fp32", _step_of(blocks, entered))
+    yield Kernel("forward_calls", shape, "fp32", torch.no_grad()(partial(blocks, entered)))
+    checkpointed = nn.Sequential(*(Checkpointed(block) for block in blocks))
+    yield Kernel("checkpointed_calls", shape, "fp32", _step_of(checkpointed, entered))
     yield Kernel("plain_calls", shape, "fp32", _step_of(_model(), torch.randn(4, _WIDTH)))
     if mesh is not None:
         yield Kernel("sharded_calls", shape, "fp32", _sharded_step(mesh))
-        yield Kernel("redistribute", (REDISTRIBUTIONS,), "fp32", _redistributions(mesh))
+        yield Kernel("redistribute", (1,), "fp32", _redistribution(mesh))
         yield from sharded_units(mesh)
     for name in OPTIMIZERS:
         for count, elements in ((SMALL_TENSORS, SMALL_ELEMENTS), (LARGE_TENSORS, LARGE_ELEMENTS)):
@@ -91,17 +111,24 @@ def framework_kernels(mesh: DeviceMesh | None) -> Iterator[Kernel]:
 
 
 def sharded_units(mesh: DeviceMesh) -> Iterator[Kernel]:
-    """Yield a step of fully sharded blocks: gathers and reductions."""
-    model = _model()
+    """Yield a step of blocks by themselves, then fully sharded: gathers and reductions."""
+    entered = torch.randn(UNIT_ROWS, UNIT_WIDTH)
+    yield Kernel("plain_units", (BLOCKS,), "fp32", _step_of(_model(UNIT_WIDTH), entered))
+    model = _model(UNIT_WIDTH)
     for block in model:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    yield Kernel("sharded_units", (BLOCKS,), "fp32", _step_of(model, torch.randn(4, _WIDTH)))
+    yield Kernel("sharded_units", (BLOCKS,), "fp32", _step_of(model, entered))
 
 
-def _model() -> nn.Sequential:
+def unit_bytes() -> float:
+    """Return the weights of one of these blocks [B]."""
+    return float(sum(4 * parameter.numel() for parameter in Block(UNIT_WIDTH).parameters()))
+
+
+def _model(width: int = _WIDTH) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(*(Block() for _ in range(BLOCKS)))
+    return nn.Sequential(*(Block(width) for _ in range(BLOCKS)))
 
 
 def _step_of(model: nn.Module, entered: torch.Tensor) -> Callable[[], object]:
@@ -132,16 +159,15 @@ def _sharded_step(mesh: DeviceMesh) -> Callable[[], object]:
     return step
 
 
-def _redistributions(mesh: DeviceMesh) -> Callable[[], object]:
-    """Return gathers of a shard, each of which is reduced and scattered on the way back."""
+def _redistribution(mesh: DeviceMesh) -> Callable[[], object]:
+    """Return the gather of a shard, which is reduced and scattered on the way back."""
     local = torch.ones(4, _WIDTH, requires_grad=True)
     upstream = DTensor.from_local(torch.ones(4 * mesh.size(), _WIDTH), mesh, [Partial()],
                                   run_check=False)  # fmt: skip
 
     def exchange() -> None:
-        for _ in range(REDISTRIBUTIONS):
-            shard = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
-            shard.redistribute(mesh, [Replicate()]).backward(upstream)  # type: ignore[no-untyped-call]
+        shard = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+        shard.redistribute(mesh, [Replicate()]).backward(upstream)  # type: ignore[no-untyped-call]
 
     return exchange
 

@@ -11,12 +11,13 @@ from torch.nn import functional
 Action = Callable[[], object]
 BYTES_PER_ELEMENT = 4
 SQUARES = (64, 128, 256, 512, 1024)
-OBLONG = ((512, 512, 32), (512, 512, 128), (64, 1024, 1024), (1024, 64, 256), (16, 512, 512),
-          (256, 2048, 512), (1024, 4096, 192))  # fmt: skip
-LAYERS = ((512, 192, 192), (512, 768, 192), (2048, 128, 512), (256, 32, 128))
+OBLONG = ((512, 512, 32), (512, 512, 128), (1024, 64, 256), (16, 512, 512), (256, 2048, 512),
+          (1024, 4096, 192))  # fmt: skip
+LAYERS = ((512, 192, 192), (512, 768, 192), (2048, 128, 512), (256, 32, 128), (128, 64, 64),
+          (64, 1024, 1024), (24, 2048, 2048), (48, 3072, 1536))  # fmt: skip
 """Rows, output and input width of linear layers whose gradients are measured, too."""
 BF16_SQUARES = (256, 512, 1024)
-COPY_BYTES = tuple(1 << power for power in range(14, 27, 2))
+COPY_BYTES = tuple(1 << power for power in range(14, 25, 2))
 ATTENTIONS = ((4, 4, 64, 32), (1, 4, 256, 64), (2, 4, 128, 64))
 """Samples, heads, positions, head width."""
 CONVOLUTIONS = ((8, 32, 16, 16, 32, 1), (8, 64, 8, 8, 128, 1), (8, 32, 16, 16, 32, 3),
@@ -60,22 +61,25 @@ def kernels() -> Iterator[Kernel]:
 
 def _products() -> Iterator[Kernel]:
     for size in SQUARES:
-        yield _product(size, size, size, torch.float32)
-    for m, n, k in OBLONG:
-        yield _product(m, n, k, torch.float32)
+        yield _product((size, size, size))
+    for shape in OBLONG:
+        yield _product(shape)
     for m, n, k in LAYERS:
-        yield _product(m, n, k, torch.float32)
-        out, weight, entered = torch.randn(m, n), torch.randn(n, k), torch.randn(m, k)
-        yield Kernel("matmul", (m, k, n), "fp32", partial(torch.mm, out, weight))
-        yield Kernel("matmul", (n, k, m), "fp32", partial(torch.mm, out.t(), entered))
+        yield _product((m, n, k))
+        yield Kernel("matmul", (m, k, n), "fp32", _cold(torch.mm, [(m, n), (n, k)]))
+        yield Kernel("matmul", (n, k, m), "fp32", _cold(_weight_gradient, [(m, n), (m, k)]))
     for size in BF16_SQUARES:
-        yield _product(size, size, size, torch.bfloat16)
+        yield _product((size, size, size), dtype=torch.bfloat16)
 
 
-def _product(m: int, n: int, k: int, dtype: torch.dtype) -> Kernel:
-    left, right = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+def _product(shape: tuple[int, int, int], *, dtype: torch.dtype = torch.float32) -> Kernel:
+    m, n, k = shape
     name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-    return Kernel("matmul", (m, n, k), name, partial(functional.linear, left, right))
+    return Kernel("matmul", shape, name, _cold(functional.linear, [(m, k), (n, k)], dtype=dtype))
+
+
+def _weight_gradient(upstream: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+    return torch.mm(upstream.t(), entered)
 
 
 def element_functions() -> Iterator[tuple[str, int, Callable[..., Any], list[tuple[int, ...]]]]:
@@ -115,12 +119,16 @@ def element_functions() -> Iterator[tuple[str, int, Callable[..., Any], list[tup
 
 
 def _cold(
-    function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], *, backward: bool = False
+    function: Callable[..., Any],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    backward: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Action:
     """Return an action that goes round operands of :data:`POOL_BYTES` together."""
     total = sum(BYTES_PER_ELEMENT * torch.Size(shape).numel() for shape in shapes)
     copies = max(2, min(1024, POOL_BYTES // total))
-    pool = [[torch.randn(shape) for shape in shapes] for _ in range(copies)]
+    pool = [[torch.randn(shape).to(dtype) for shape in shapes] for _ in range(copies)]
     if not backward:
         going_round = itertools.cycle(pool)
         return lambda: function(*next(going_round))
@@ -140,26 +148,18 @@ def _cold(
 
 
 def _attentions() -> Iterator[Kernel]:
+    attend = partial(functional.scaled_dot_product_attention, is_causal=True)
     for shape in ATTENTIONS:
-        query, key, value = (torch.randn(shape, requires_grad=True) for _ in range(3))
-        attend = partial(functional.scaled_dot_product_attention, query, key, value, is_causal=True)
-        yield Kernel("attention", shape, "fp32", torch.no_grad()(attend))
-        kept = attend()
-        backward = partial(
-            torch.autograd.grad, kept, (query, key, value), torch.ones_like(kept), retain_graph=True
-        )
-        yield Kernel("attention_backward", shape, "fp32", backward)
+        operands = [shape] * 3
+        yield Kernel("attention", shape, "fp32", _cold(attend, operands))
+        yield Kernel("attention_backward", shape, "fp32", _cold(attend, operands, backward=True))
 
 
 def _convolutions() -> Iterator[Kernel]:
     for shape in CONVOLUTIONS:
         samples, channels, height, width, filters, edge = shape
-        images = torch.randn(samples, channels, height, width, requires_grad=True)
-        weights = torch.randn(filters, channels, edge, edge, requires_grad=True)
-        convolve = partial(functional.conv2d, images, weights, padding=edge // 2)
-        yield Kernel("convolution", shape, "fp32", torch.no_grad()(convolve))
-        kept = convolve()
-        backward = partial(
-            torch.autograd.grad, kept, (images, weights), torch.ones_like(kept), retain_graph=True
-        )
-        yield Kernel("convolution_backward", shape, "fp32", backward)
+        convolve = partial(functional.conv2d, padding=edge // 2)
+        operands = [(samples, channels, height, width), (filters, channels, edge, edge)]
+        yield Kernel("convolution", shape, "fp32", _cold(convolve, operands))
+        yield Kernel("convolution_backward", shape, "fp32",
+                     _cold(convolve, operands, backward=True))  # fmt: skip

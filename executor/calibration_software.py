@@ -1,6 +1,7 @@
 """From samples of the framework to the software profile of this machine, and its file."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -13,31 +14,30 @@ from executor.calibration_framework import (
     KERNELS_PER_BLOCK,
     OPERATORS_PER_BLOCK,
     SMALL_ELEMENTS,
+    unit_bytes,
 )
-from hardware_profiles import SoftwareProfile, load_software
+from hardware_profiles import Cluster, SoftwareProfile, load_software
 from hardware_profiles.catalog_index import shipped_path
-from hardware_profiles.device import DeviceProfile
 from hardware_profiles.software_file import QUANTITIES
 from hardware_profiles.units import SI_UNIT
 from planner.item_costs import BACKWARD_OPERATORS
+from simulator.collectives import collective_time
+from simulator.groups import CollectiveKind, Group
 
-_DOUBLINGS = 2.0
-"""``1 + log2 n`` of :func:`planner.host_time.framework_delay` for two ranks [1]."""
+GATHER_AND_REDUCE: tuple[CollectiveKind, CollectiveKind] = ("all_gather", "reduce_scatter")
 _CALLS_PER_UNIT = 3.0
 """Collectives of a sharded unit per step: its weights forward and backward, its gradients [1]."""
 
 
-def fit_software(
-    samples: Sequence[Sample], *, device: DeviceProfile, command: str
-) -> SoftwareProfile:
+def fit_software(samples: Sequence[Sample], *, cluster: Cluster, command: str) -> SoftwareProfile:
     """Return the ``local`` stack with the times that were measured here.
 
     Parameters
     ----------
     samples : sequence of Sample
         What the processes measured.
-    device : DeviceProfile
-        The fitted device; its launches are part of every call.
+    cluster : Cluster
+        The fitted machine; its launches are part of every call, its messages of every exchange.
     command : str
         What was run, for the source note.
     """
@@ -46,7 +46,7 @@ def fit_software(
     base = load_software(shipped_path("local", kind="software"))
     calls = one["calls"]
     per_kernel = calls.time_s / (BLOCKS * KERNELS_PER_BLOCK)
-    found = {"kernel_overhead_s": max(0.0, per_kernel - device.launch_latency_s)}
+    found = {"kernel_overhead_s": max(0.0, per_kernel - cluster.device.launch_latency_s)}
     notes = {
         "kernel_overhead_s": provenance_of([calls], source, "a step of tiny blocks, per kernel"),
     }
@@ -58,21 +58,28 @@ def fit_software(
             [one["sharded_calls"]], source, "the same with DTensors split by samples"
         )
     if "sharded_units" in one:
-        extra = one["sharded_units"].time_s - one["plain_calls"].time_s
-        latency_s = _latency_s(samples)
-        found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT)) + latency_s
+        extra = one["sharded_units"].time_s - one["plain_units"].time_s
+        moved_s = _unit_bytes_s(cluster)
+        found["sharded_unit_s"] = max(0.0, extra / (BLOCKS * _CALLS_PER_UNIT) - moved_s)
         notes["sharded_unit_s"] = provenance_of(
-            [one["sharded_units"]], source,
-            f"the same under fully_shard, per gather or reduction, and {1e6 * latency_s:.0f} us "
-            "that the smallest of these takes",
+            [one["sharded_units"], one["plain_units"]], source,
+            f"blocks under fully_shard beside plain ones, per gather or reduction, less "
+            f"{1e6 * moved_s:.0f} us for its bytes",
         )  # fmt: skip
     if "redistribute" in one:
         exchange = one["redistribute"]
-        per_call = exchange.time_s / (exchange.shape[0] * COLLECTIVES_PER_REDISTRIBUTION)
-        found["collective_call_s"] = per_call / _DOUBLINGS
+        per_call = exchange.time_s / COLLECTIVES_PER_REDISTRIBUTION
+        found["collective_call_s"] = per_call / (1.0 + math.log2(cluster.num_devices))
         notes["collective_call_s"] = provenance_of(
-            [exchange], source, "CPU time of DTensor's redistribution, both ways, among two"
+            [exchange], source, "CPU time of DTensor's redistribution, both ways"
         )
+    if "checkpointed_calls" in one:
+        extra = one["checkpointed_calls"].time_s - one["calls"].time_s - one["forward_calls"].time_s
+        found["checkpoint_s"] = max(0.0, extra / BLOCKS)
+        notes["checkpoint_s"] = provenance_of(
+            [one["checkpointed_calls"]], source,
+            "the step of tiny blocks checkpointed, less itself and a forward pass",
+        )  # fmt: skip
     if "scratch" in one:
         found["fixed_memory_bytes"] = float(one["scratch"].shape[0])
         notes["fixed_memory_bytes"] = provenance_of(
@@ -86,14 +93,20 @@ def fit_software(
     return replace(base, **found, provenance={**base.provenance, **notes})  # type: ignore[arg-type]
 
 
-def _latency_s(samples: Sequence[Sample]) -> float:
-    """Return what the smallest gather and reduction of all processes take on average [s]."""
-    kinds = ("all_gather", "reduce_scatter")
-    chosen = [s for s in samples if s.kind in kinds]
-    ranks = max((s.shape[0] for s in chosen), default=0)
-    least = min((s.shape[1] for s in chosen), default=0)
-    times = [s.time_s for s in chosen if s.shape == (ranks, least)]
-    return sum(times) / len(times) if times else 0.0
+def _unit_bytes_s(cluster: Cluster) -> float:
+    """Return what the bytes of one gather or reduction of a unit take on average [s]."""
+    gather_s, reduce_s = (
+        _all_s(kind, unit_bytes(), cluster) - _all_s(kind, 0.0, cluster)
+        for kind in GATHER_AND_REDUCE
+    )
+    return (2.0 * gather_s + reduce_s) / _CALLS_PER_UNIT
+
+
+def _all_s(kind: CollectiveKind, num_bytes: float, cluster: Cluster) -> float:
+    """Return the time of a message among all processes [s]."""
+    ranks = cluster.num_devices
+    group = Group(num_ranks=ranks, ranks_per_node=ranks, num_nodes=1)
+    return collective_time(kind, num_bytes, group=group, cluster=cluster)
 
 
 _SOURCES = "[sources."

@@ -7,7 +7,7 @@ stretch (they share caches, not the clock); what waits for other processes by th
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from os import cpu_count, environ
@@ -31,15 +31,18 @@ from executor.calibration_kernels import BYTES_PER_ELEMENT, Action, Kernel, kern
 from executor.foreign_load import foreign_cores, mark_load
 
 _TIMEOUT_S = 60.0
-_MINIMUM_REPETITIONS = 9
+_MINIMUM_REPETITIONS, _WARM_UPS = 15, 4
 _QUICK_SECONDS, _FULL_SECONDS = 0.12, 0.5
 """Time spent on one kernel [s]."""
 _BATCH_SECONDS = 1e-4
 """Shortest time between two readings of a clock [s]."""
+_BETWEEN_SECONDS, _BETWEEN_SIZE = 2e-3, 256
+"""Compute between messages: about one pass of a block [s], by products of this size [1]."""
 _MESSAGE_BYTES = tuple(1 << power for power in range(10, 25, 2))
 _PERCENTILE_90 = 8
 _MAXIMUM_REPETITIONS = 20_000
 _PAIR = 2
+WALL = "wall"
 
 
 def run_calibration_rank(run_dir: Path) -> None:
@@ -92,10 +95,10 @@ def _everything(num_processes: int) -> Iterator[tuple[Kernel, int, str]]:
         yield kernel, num_processes, CPU
     mesh = world_mesh()
     for kernel in framework_kernels(mesh):
-        yield kernel, num_processes, CPU
+        yield kernel, num_processes, WALL if kernel.kind in _MEETING else CPU
     for ranks in _group_sizes(num_processes):
         for kernel in _messages(ranks):
-            yield kernel, ranks, "wall"
+            yield kernel, ranks, WALL
 
 
 def _count(num_processes: int) -> int:
@@ -103,7 +106,9 @@ def _count(num_processes: int) -> int:
     return _KERNELS_ABOUT + _MESSAGES_ABOUT * len(_group_sizes(num_processes))
 
 
-_KERNELS_ABOUT, _MESSAGES_ABOUT = 85, 30
+_KERNELS_ABOUT, _MESSAGES_ABOUT = 100, 30
+_MEETING = ("plain_units", "sharded_units")
+"""What is timed by the clock, since processes wait for each other in it."""
 
 
 def _say(what: str, done: int, total: int) -> None:
@@ -114,12 +119,17 @@ def _say(what: str, done: int, total: int) -> None:
 def _measure(kernel: Kernel, *, seconds: float, participants: int, clock: str) -> Sample:
     """Repeat an action for about ``seconds`` in the first ``participants`` processes at once."""
     takes_part = dist.get_rank() < participants
-    now = time.thread_time if clock == CPU else time.perf_counter
     once = _once(kernel.action) if takes_part else _BATCH_SECONDS
-    inner = _agreed(max(1, int(_BATCH_SECONDS / once)), 1)
-    count = _agreed(int(seconds / once / inner), _MINIMUM_REPETITIONS)
+    is_alone = clock == CPU
+    inner = _agreed(max(1, int(_BATCH_SECONDS / once)), 1) if is_alone else 1
+    each = once * inner + (0.0 if is_alone else _BETWEEN_SECONDS)
+    count = _agreed(int(seconds / each), _MINIMUM_REPETITIONS)
     before = mark_load()
-    times = _times(kernel.action, now, inner=inner, count=count) if takes_part else [0.0, 0.0]
+    times = [0.0, 0.0]
+    if takes_part and is_alone:
+        times = _times(kernel.action, inner=inner, count=count)
+    elif takes_part:
+        times = _times_between_compute(kernel.action, count=count)
     after = mark_load()
     median, tenths = statistics.median(times), statistics.quantiles(times, n=10)
     own = [after.own_s - before.own_s, median, statistics.fmean(times), tenths[0]]
@@ -136,32 +146,55 @@ def _measure(kernel: Kernel, *, seconds: float, participants: int, clock: str) -
     )  # fmt: skip
 
 
-def _times(action: Action, now: Callable[[], float], *, inner: int, count: int) -> list[float]:
+def _times(action: Action, *, inner: int, count: int) -> list[float]:
     times = []
     for _ in range(count):
-        start = now()
+        start = time.thread_time()
         for _ in range(inner):
             action()
-        times.append((now() - start) / inner)
+        times.append((time.thread_time() - start) / inner)
+    return times
+
+
+def _times_between_compute(action: Action, *, count: int) -> list[float]:
+    """Return times by the clock of an action that follows on compute, as in a step.
+
+    One after the other, messages find the threads that carry them awake; after some compute these
+    sleep, wake on a core where the main thread runs, and their peers are not there yet: several
+    times as long.
+    """
+    square = torch.randn(_BETWEEN_SIZE, _BETWEEN_SIZE)
+    once = _once(partial(torch.mm, square, square))
+    products = max(1, round(_BETWEEN_SECONDS / once))
+    times = []
+    for _ in range(count):
+        for _ in range(products):
+            torch.mm(square, square)
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
     return times
 
 
 def _statistic(
     found: list[float], *, clock: str, load: float, participants: int
 ) -> tuple[str, float]:
-    """Return which of median, mean and 10th percentile counts, and it [s]."""
+    """Return which of median, mean and 10th percentile counts, and it [s].
+
+    Kernels take about the same every time. Messages are quick or wait for a turn of the scheduler;
+    a step, which holds many of them, takes their mean.
+    """
     median_s, mean_s, fast_s = found
     sharing = max(1.0, participants / (cpu_count() or 1))
     if clock == CPU:
         return CPU, median_s * sharing
-    if load > NOISY_CORES:
-        return "p10", fast_s * sharing
-    return ("mean", mean_s) if sharing > 1.0 else ("median", median_s)
+    return ("p10", fast_s * sharing) if load > NOISY_CORES else ("mean", mean_s)
 
 
 def _once(action: Action) -> float:
     """Warm up and return the time of one repetition [s]."""
-    action()
+    for _ in range(_WARM_UPS):
+        action()
     start = time.perf_counter()
     action()
     return max(time.perf_counter() - start, 1e-7)

@@ -4,8 +4,11 @@ import os
 from collections.abc import Collection
 
 from executor.errors import RunError
+from executor.shape import RunShape
+from planner.models.source import ModelSource
 from planner.plan import Plan
 from planner.strategy import Strategy, parse_strategy
+from simulator.zero_bubble import splits_backward
 
 
 def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
@@ -24,12 +27,13 @@ def check_plan_runs_here(plan: Plan, *, sharded_axes: tuple[str, ...]) -> None:
         With the reason and the way out.
     """
     strategy = parse_strategy(plan.strategy)
-    if strategy.context_parallel_size > 1:
-        raise RunError(
-            f"strategy {plan.strategy}: cp={strategy.context_parallel_size} cannot be run, only "
-            "simulated; plan with cp=1 to run it"
-        )
     _check_experts(plan, strategy)
+    is_split = splits_backward(strategy.schedule) and "pp" in sharded_axes
+    if is_split and strategy.sharding == "parameters" and {"dp", "cp"} & set(sharded_axes):
+        raise RunError(
+            f"strategy {plan.strategy}: schedule={strategy.schedule} runs gradients of weights "
+            "after FSDP has freed the weights of sharding=parameters; plan with sharding=optimizer"
+        )
     if "tp" not in sharded_axes:
         return
     if not plan.layouts:
@@ -62,6 +66,38 @@ def _check_experts(plan: Plan, strategy: Strategy) -> None:
                 f"strategy {plan.strategy}: ep={ep} beside {key}={size} cannot be run, only "
                 f"simulated; plan with ep=1 or {key}=1 to run it"
             )
+
+
+def check_model_splits(source: ModelSource, shape: RunShape) -> None:
+    """Refuse to cut samples or spread experts of a model that does not allow it.
+
+    Parameters
+    ----------
+    source : ModelSource
+        The model; it is built without data.
+    shape : RunShape
+        Of the run.
+
+    Raises
+    ------
+    RunError
+        With the reason and the way out.
+    """
+    if shape.size("cp") == 1 and shape.expert_size == 1:
+        return
+    import torch
+
+    from executor.context_parallel import check_splits_positions
+    from executor.expert_parallel import check_experts
+
+    with torch.device("meta"):
+        model = source.build()
+    if shape.expert_size > 1:
+        check_experts(model.named_modules(), size=shape.expert_size)
+    if shape.size("cp") > 1:
+        check_splits_positions(
+            model, name=source.source, size=shape.size("cp"), length=shape.sequence_length
+        )
 
 
 def check_hardware(plan: Plan) -> None:

@@ -57,16 +57,22 @@ def compare(plan: Plan, run: RunResult) -> tuple[dict[str, Any], ...]:
         )
     predicted = plan.prediction
     breakdown = predicted.get("breakdown_s") or {}
-    rows = [_row("step time", "s", predicted.get("step_time_s"), run.measured_step_time_s)]
+    rows = [
+        comparison_row("step time", "s", predicted.get("step_time_s"), run.measured_step_time_s)
+    ]
     for name, of_plan, of_run in _PARTS:
         expected = sum(breakdown.get(key, 0.0) for key in of_plan) if breakdown else None
-        rows.append(_row(name, "s", expected, sum(run.breakdown_s.get(k, 0.0) for k in of_run)))
+        spent = sum(run.breakdown_s.get(key, 0.0) for key in of_run)
+        rows.append(comparison_row(name, "s", expected, spent))
     peak = predicted.get("peak_memory_bytes")
-    rows.append(_row("peak memory", "B", peak, run.peak_memory_bytes))
+    rows.append(comparison_row("peak memory", "B", peak, run.peak_memory_bytes))
     return tuple(rows)
 
 
-def _row(quantity: str, unit: str, predicted: float | None, measured: float) -> dict[str, Any]:
+def comparison_row(
+    quantity: str, unit: str, predicted: float | None, measured: float
+) -> dict[str, Any]:
+    """Return one row of a comparison; amounts are in ``unit``."""
     ratio = predicted / measured if predicted is not None and measured > 0 else None
     return {
         "quantity": quantity, "unit": unit, "predicted": predicted, "measured": measured,
@@ -79,7 +85,9 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> str:
 
     Examples
     --------
-    >>> rows = [_row("step time", "s", 0.5, 0.4), _row("optimizer", "s", None, 0.1)]
+    >>> rows = [
+    ...     comparison_row("step time", "s", 0.5, 0.4), comparison_row("optimizer", "s", None, 0.1)
+    ... ]
     >>> print(comparison_table(rows))
     quantity   predicted  measured  ratio
     step time   0.5000 s  0.4000 s   1.25
@@ -105,4 +113,6 @@ def _amount(value: float | None, unit: str) -> str:
         return "-"
     if unit == "B":
         return f"{value / 1e6:.1f} MB"
+    if unit == "tokens/s":
+        return f"{value:,.0f} tokens/s"
     return f"{value:.4f} s"

@@ -16,13 +16,21 @@ from executor.recording import Recorder
 from planner.strategy import Sharding
 
 
+class SummedReplica(DistributedDataParallel):
+    """DDP that sums gradients: the loss is to be divided by the number of replicas.
+
+    Dividing gradients is a pass over all of them, some 1 % of a small model's step.
+    """
+
+
 def replicate(
     module: nn.Module, *, group: dist.ProcessGroup, axis: str, recorder: Recorder,
     travels_as: torch.dtype = torch.float32, leaving: Collection[nn.Module] = (),
 ) -> DistributedDataParallel:  # fmt: skip
     """Wrap a model in DDP whose bucket all-reduces are recorded, and sent in ``travels_as``.
 
-    The own parameters of the modules ``leaving`` are not averaged.
+    The own parameters of the modules ``leaving`` are not averaged; without such the replicas are a
+    :class:`SummedReplica`.
     Gradients are views of the buckets: as copies they would take their size a second time.
     """
     left = [
@@ -36,26 +44,28 @@ def replicate(
     with warnings.catch_warnings():
         # torch 2.13 renames the option; buffers are equal by seed, the old name keeps them so
         warnings.simplefilter("ignore", FutureWarning)
-        replicated = DistributedDataParallel(
+        kind = DistributedDataParallel if left else SummedReplica
+        replicated = kind(
             module, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-    hook = _recorded_all_reduce(group, axis, recorder, travels_as)
+    divisor = group.size() if left else 1
+    hook = _recorded_all_reduce(group, axis, recorder, travels_as, divisor=divisor)
     replicated.register_comm_hook(None, hook)
     return replicated
 
 
 def _recorded_all_reduce(
-    group: dist.ProcessGroup, axis: str, recorder: Recorder, travels_as: torch.dtype
-) -> Any:
-    size = group.size()
-
+    group: dist.ProcessGroup, axis: str, recorder: Recorder, travels_as: torch.dtype, *,
+    divisor: int,
+) -> Any:  # fmt: skip
     def hook(
         state: object,
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[torch.Tensor]:
         start = time.monotonic()
         held_as = bucket.buffer().dtype
-        flat = bucket.buffer().div_(size).to(travels_as)
+        whole = bucket.buffer() if divisor == 1 else bucket.buffer().div_(divisor)
+        flat = whole.to(travels_as)
         num_bytes = flat.numel() * flat.element_size()
         is_last = bucket.is_last()
         work = dist.all_reduce(flat, group=group, async_op=True)

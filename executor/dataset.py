@@ -223,7 +223,9 @@ def load_hook(text: str) -> Callable[..., Any]:
 def seed_all(seed: int) -> None:
     """Seed every global source of random numbers that a dataset or a dropout may draw from."""
     seed %= _SEED_LIMIT
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed costs 0.2 ms without a GPU
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from executor.checks import check_plan_runs_here
+from executor.checks import check_model_splits, check_plan_runs_here
 from executor.dry_run_counts import NOTHING, Counts, added
 from executor.dry_run_fake import check_torch_can_fake
 from executor.dry_run_known import KnownDifference, known_differences
@@ -141,10 +141,11 @@ def dry_run(
     strategy = parse_strategy(plan.strategy)
     tiny = tiny_model(
         plan.model.source, sequence_length=plan.workload.sequence_length,
-        tensor_size=strategy.tensor_parallel_size,
+        tensor_size=strategy.tensor_parallel_size, context_size=strategy.context_parallel_size,
     )  # fmt: skip
     shape = _shape(plan, strategy, tiny)
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
+    check_model_splits(tiny.source, shape)
     tell = progress or _silent
     with tempfile.TemporaryDirectory(prefix="paraplan-dry-run-") as folder:
         run_dir = Path(folder)

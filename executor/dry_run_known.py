@@ -6,7 +6,7 @@ counted: what the simulator says plus these must be exactly what torch issues.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from executor.dry_run_counts import Count, Counts, Key
 from executor.dry_run_facts import Facts
@@ -22,11 +22,19 @@ from planner.layouts.exchanges import (
     producer_bytes,
     producer_exchange,
     reader_bytes,
-    reader_exchange,
+    reader_exchanges,
 )
-from planner.layouts.flows import Flow, TensorState, output_layout, tensor_flows
+from planner.layouts.flows import (
+    Flow,
+    TensorState,
+    gradient_layout,
+    output_layout,
+    tensor_flows,
+)
 from planner.layouts.placements import model_output
-from planner.layouts.reshard import REPLICATED, reshard_kind
+from planner.layouts.problem import shared_parameters
+from planner.layouts.reshard import PARTIAL, REPLICATED, reshard_kind, shard_label
+from planner.layouts.sizes import flat_labels, num_elements
 from planner.layouts.terms import CollectiveUse
 
 _LOSS = "loss:"
@@ -59,8 +67,9 @@ class _Rank:
     pipeline_rank: int
 
     @property
-    def stages(self) -> range:
-        return range(self.pipeline_rank, self.step.stages.num_stages, self.step.mesh.pp)
+    def stages(self) -> list[int]:
+        mesh, count = self.step.mesh, self.step.stages.num_stages
+        return [s for s in range(count) if mesh.rank_of_stage(s) == self.pipeline_rank]
 
     @property
     def is_training(self) -> bool:
@@ -89,8 +98,8 @@ def known_differences(
     """
     rank = _Rank(step=step, simulated=simulated, facts=facts, pipeline_rank=pipeline_rank)
     rules: tuple[Callable[[_Rank], Iterator[KnownDifference]], ...] = (
-        _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _early_stop,
-        _no_all_to_all, _token_counts,
+        _whole_logits, _sharded_units, _tied_shards, _buckets, _partial_gradients, _whole_biases,
+        _divided_weights, _early_stop, _no_all_to_all, _token_counts, _ring,
     )  # fmt: skip
     nothing = Count(count=0, num_bytes=0.0)
     return [found for rule in rules for found in rule(rank) if found.change != nothing]
@@ -146,10 +155,26 @@ def _flow_uses(
     if flow.producer is not None:
         made: Exchange = producer_exchange(graph, flow, choices[flow.producer], state)
         uses += exchange_uses(setting, made, whole=producer_bytes(setting, flow))
-    for reader in flow.readers:
-        read = reader_exchange(graph, flow, reader, choices[reader.operator], state)
+    for reader, read in reader_exchanges(graph, flow, choices, state):
         uses += exchange_uses(setting, read, whole=reader_bytes(setting, flow, reader))
     return uses
+
+
+def _data_axes(rank: _Rank) -> str:
+    """Return the mesh axes among whose ranks gradients are averaged, as counts name them."""
+    mesh = rank.step.mesh
+    return "+".join(axis for axis, size in (("dp", mesh.dp), ("cp", mesh.cp)) if size > 1)
+
+
+def _state_listed(rank: _Rank, kind: str) -> Count:
+    """Return what the simulator lists of a kind for gradients and weights, per step."""
+    found = Count(count=0, num_bytes=0.0)
+    for call in simulated_calls(rank.step):
+        is_own = call.source == "state" and call.stage in rank.stages
+        if is_own and call.kind == kind and "+".join(call.axes) == _data_axes(rank):
+            times = call.count * (1 if call.when == "step" else rank.per_microbatch)
+            found += Count(count=times, num_bytes=times * call.message_bytes)
+    return found
 
 
 def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
@@ -161,31 +186,39 @@ def _sharded_units(rank: _Rank) -> Iterator[KnownDifference]:
     times = {"all_gather": 1, "reduce_scatter": 1 if rank.is_training else 0}
     if sharding == "parameters":
         times["all_gather"] = count * (2 if pp == 1 and rank.is_training else 1)
-    if pp == 1 and rank.is_training and sharding != "optimizer":
-        times["reduce_scatter"] = count
+    if rank.is_training:
+        times["reduce_scatter"] = _reductions(rank)
     shards = step.mesh.data_shard_group().num_ranks
     if step.mesh.replicas > 1 and rank.is_training:
         times["all_reduce"] = 1
     for kind, often in times.items():
-        listed = rank.simulated.get(("dp", kind), Count(count=0, num_bytes=0.0))
+        listed = _state_listed(rank, kind)
         problem = step.problem
         item = problem.state.gathered if kind == "all_gather" else problem.gradient_bytes
         padding = facts.padding_elements * item
         yield _difference(
-            ("dp", kind), facts.units * often - listed.count, 0.0,
+            (_data_axes(rank), kind), facts.units * often - listed.count, 0.0,
             f"FSDP sends its {facts.units} units one by one; the model fills buckets",
         )  # fmt: skip
         yield _difference(
-            ("dp", kind), 0.0,
+            (_data_axes(rank), kind), 0.0,
             padding * often / (shards if kind == "all_reduce" else 1),
             "FSDP pads first dimensions that the data ranks do not divide",
         )  # fmt: skip
         if kind == "all_gather" and sharding == "parameters" and pp > 1 and rank.is_training:
             once = listed.num_bytes / often + padding
             yield _difference(
-                ("dp", kind), facts.units, once,
+                (_data_axes(rank), kind), facts.units, once,
                 "in a pipeline torch gathers once more, for the first backward",
             )  # fmt: skip
+
+
+def _reductions(rank: _Rank) -> int:
+    """Return how often per step FSDP reduces gradients: for each microbatch, or once."""
+    step = rank.step
+    each_time = step.mesh.pp == 1 and step.strategy.sharding in ("gradients", "parameters")
+    each_time = each_time and bool(rank.facts.units)
+    return rank.per_microbatch if each_time else 1
 
 
 def _tied_shards(rank: _Rank) -> Iterator[KnownDifference]:
@@ -207,11 +240,10 @@ def _tied_shards(rank: _Rank) -> Iterator[KnownDifference]:
 
 def _buckets(rank: _Rank) -> Iterator[KnownDifference]:
     """DDP and our own average fill buckets across stages, by rules of their own."""
-    axis = "dp"
-    listed = rank.simulated.get((axis, "all_reduce"))
-    if rank.facts.buckets and listed is not None:
+    listed = _state_listed(rank, "all_reduce")
+    if rank.facts.buckets and listed.count:
         yield _difference(
-            (axis, "all_reduce"), rank.facts.buckets - listed.count, 0.0,
+            (_data_axes(rank), "all_reduce"), rank.facts.buckets - listed.count, 0.0,
             f"gradients fill {rank.facts.buckets} buckets on this rank",
         )  # fmt: skip
 
@@ -227,38 +259,119 @@ class _PartialParameter:
 def _partial_parameters(rank: _Rank) -> list[_PartialParameter]:
     step = rank.step
     setting, choices = simulated_setting(step), step.layout.choices
-    graph = step.problem.graph
-    units = {unit.name: unit for unit in graph.units}
-    shared = tensor_flows(graph)
-    found = []
-    for stage in rank.stages:
-        for item in items_of(step, stage):
-            for name in units[step.units[item].unit].operators:
-                cost = operator_cost(setting, name, choices[name])
-                found += [
-                    _PartialParameter(
-                        num_bytes=share.num_parameters * step.problem.gradient_bytes,
-                        is_summed_by_torch=_follows_product(rank, name),
-                    )
-                    for share in cost.parameters
-                    if share.is_partial and share.tensor not in shared
-                ]
-    return found
+    shared = tensor_flows(step.problem.graph)
+    weights = [
+        _PartialParameter(num_bytes=num_bytes, is_summed_by_torch=PARTIAL not in left)
+        for num_bytes, left, is_listed in _shared_weights(rank)
+        if is_listed
+    ]
+    return weights + [
+        _PartialParameter(
+            num_bytes=share.num_parameters * step.problem.gradient_bytes,
+            is_summed_by_torch=_follows_product(rank, name),
+        )
+        for name in _operators_of(rank)
+        for share in operator_cost(setting, name, choices[name]).parameters
+        if share.is_partial and share.tensor not in shared
+    ]
+
+
+def _shared_weights(rank: _Rank) -> Iterator[tuple[float, set[str], bool]]:
+    """Yield weights that several operators read, whole, with partial sums as gradients.
+
+    Bytes of the gradient, layouts in which readers of this position leave it, and whether the
+    simulator's sum is listed here: where the first reader is.
+    """
+    setting, states = _circumstances(rank.step)
+    graph, choices = rank.step.problem.graph, rank.step.layout.choices
+    here = set(_operators_of(rank))
+    for flow in tensor_flows(graph).values():
+        if flow.producer is not None or states[flow.tensor].gradient != PARTIAL:
+            continue
+        elements = shared_parameters(setting, flow.tensor, states[flow.tensor])
+        left = {
+            gradient_layout(graph, graph.operator(r.operator), r.operand, choices[r.operator])
+            for r in flow.readers
+            if r.operator in here
+        }
+        is_listed = flow.readers[0].operator in here
+        yield elements * rank.step.problem.gradient_bytes, left, is_listed
+
+
+def _divided_weights(rank: _Rank) -> Iterator[KnownDifference]:
+    """Yield gathers of gradients of whole shared weights, which torch finds in shards."""
+    if rank.step.mesh.tp == 1 or not rank.is_training:
+        return
+    often, narrower = _reductions(rank), _reduced_share(rank)
+    for num_bytes, left, _ in _shared_weights(rank):
+        if PARTIAL not in left and any(shard_label(layout) for layout in left):
+            yield _difference(
+                ("tp", "all_gather"), often, often * num_bytes * narrower,
+                "torch gathers the gradient of a shared weight, which it finds in shards; the "
+                "model sums it",
+            )  # fmt: skip
+
+
+def _reduced_share(rank: _Rank) -> float:
+    """Return the bytes of a gradient that FSDP reduces over those of one that is held [1].
+
+    What accumulated over microbatches has the precision of what is held.
+    """
+    problem = rank.step.problem
+    if not rank.facts.units or _reductions(rank) < rank.per_microbatch:
+        return 1.0
+    return problem.workload.compute_bytes / problem.gradient_bytes
 
 
 def _follows_product(rank: _Rank, name: str) -> bool:
-    """Whether an operator is the bias of a product that is summed: torch adds both at once."""
-    graph, choices = rank.step.problem.graph, rank.step.layout.choices
+    """Whether an operator is the bias of a product that splits otherwise: torch adds both at once.
+
+    The bias' gradient then follows from what the product hands out, and nothing is summed.
+    """
+    product = _product_before(rank, name)
+    choices = rank.step.layout.choices
+    return product is not None and choices[product] != choices[name]
+
+
+def _product_before(rank: _Rank, name: str) -> str | None:
+    """Return the product whose bias an operator adds, in the same module."""
+    graph = rank.step.problem.graph
     operator = graph.operator(name)
     if not operator.target.startswith(_BIAS):
-        return False
+        return None
     producers = [graph.tensors[operand.tensor].producer for operand in operator.inputs]
-    return any(
-        producer is not None
-        and graph.operator(producer).module_path == operator.module_path
-        and choices[producer] != choices[name]
-        for producer in producers
-    )
+    near = (p for p in producers if p and graph.operator(p).module_path == operator.module_path)
+    return next(near, None)
+
+
+def _whole_biases(rank: _Rank) -> Iterator[KnownDifference]:
+    """Yield gathers of gradients of biases whose product is split: torch finds these in shards."""
+    step = rank.step
+    if step.mesh.tp == 1 or not rank.is_training:
+        return
+    setting, choices = simulated_setting(step), step.layout.choices
+    often = _reductions(rank)
+    item_bytes = step.problem.gradient_bytes * _reduced_share(rank)
+    for name in _operators_of(rank):
+        product = _product_before(rank, name)
+        if product is None or choices[product] in (None, choices[name]):
+            continue
+        for operand in step.problem.graph.operator(name).parameters:
+            if choices[product] not in flat_labels(operand.dims):
+                continue
+            elements = num_elements(flat_labels(operand.dims), setting.sizes)
+            yield _difference(
+                ("tp", "all_gather"), often, often * elements * item_bytes,
+                "torch finds the gradient of a whole bias in shards, as its product is split",
+            )  # fmt: skip
+
+
+def _operators_of(rank: _Rank) -> Iterator[str]:
+    """Yield the operators of a pipeline position, repetitions as often as they are there."""
+    units = {unit.name: unit for unit in rank.step.problem.graph.units}
+    for stage in rank.stages:
+        for item in items_of(rank.step, stage):
+            yield from units[rank.step.units[item].unit].operators
 
 
 def _partial_gradients(rank: _Rank) -> Iterator[KnownDifference]:
@@ -280,9 +393,8 @@ def _partial_gradients(rank: _Rank) -> Iterator[KnownDifference]:
     listed = sum(call.count for call in calls)
     key = ("tp", "all_reduce")
     if rank.facts.units:
-        narrower = 1.0 - step.problem.workload.compute_bytes / step.problem.gradient_bytes
         yield _difference(
-            key, 0.0, -sum(kept) * often * narrower,
+            key, 0.0, -sum(kept) * often * (1.0 - _reduced_share(rank)),
             "FSDP sums partial gradients in the precision of the kernels",
         )  # fmt: skip
     yield _difference(
@@ -309,18 +421,29 @@ def _early_stop(rank: _Rank) -> Iterator[KnownDifference]:
         for item in items_of(step, stage):
             if not step.items.is_recomputed[item]:
                 continue
-            tail = _after_last_saved(rank, units[step.units[item].unit].operators)
-            for flow in tensor_flows(step.problem.graph).values():
-                if flow.producer not in tail:
-                    continue
-                for use in _flow_uses(setting, flow, states[flow.tensor], step.layout.choices):
-                    if use.phase == "forward":
-                        count = use.count * rank.per_microbatch
-                        yield _difference(
-                            (use.axis, use.kind), -count, -count * use.message_bytes,
-                            "recomputation stops before a block's last exchange, whose result "
-                            "backward does not need",
-                        )  # fmt: skip
+            operators = units[step.units[item].unit].operators
+            for use in _tail_uses(rank, operators, setting, states):
+                count = use.count * rank.per_microbatch
+                yield _difference(
+                    (use.axis, use.kind), -count, -count * use.message_bytes,
+                    "recomputation stops before a block's last exchange, whose result backward "
+                    "does not need",
+                )  # fmt: skip
+
+
+def _tail_uses(
+    rank: _Rank, operators: tuple[str, ...], setting: Setting, states: Mapping[str, TensorState]
+) -> Iterator[CollectiveUse]:
+    """Yield a unit's forward exchanges after its last operator that saves something."""
+    graph, choices = rank.step.problem.graph, rank.step.layout.choices
+    tail = _after_last_saved(rank, operators)
+    for flow in tensor_flows(graph).values():
+        if flow.producer not in tail:
+            continue
+        own = replace(flow, readers=tuple(r for r in flow.readers if r.operator in operators))
+        for use in _flow_uses(setting, own, states[flow.tensor], choices):
+            if use.phase == "forward":
+                yield use
 
 
 def _after_last_saved(rank: _Rank, operators: tuple[str, ...]) -> frozenset[str]:
@@ -336,17 +459,38 @@ def _token_counts(rank: _Rank) -> Iterator[KnownDifference]:
     experts = num_experts(step.problem)
     if step.mesh.ep == 1 or experts is None:
         return
-    is_full = step.strategy.recompute == "full" and rank.is_training
     for stage in rank.stages:
         for item in items_of(step, stage):
-            uses = [use for use in step.units[item].communication if use.axis == "ep"]
-            ways = sum(use.count for use in uses if use.phase == "forward")
-            passes = 2 if is_full and step.items.is_recomputed[item] else 1
-            count = ways / _WAYS * passes * rank.per_microbatch
+            uses = step.units[item].communication
+            ways = sum(u.count for u in uses if (u.axis, u.phase) == ("ep", "forward"))
+            again = _runs_again(rank, item) and step.strategy.recompute == "full"
+            count = ways / _WAYS * (2 if again else 1) * rank.per_microbatch
             yield _difference(
                 ("ep", "all_to_all"), count, count * experts * _COUNT_BYTES,
                 "ranks tell each other how many tokens come for each expert",
             )  # fmt: skip
+
+
+def _ring(rank: _Rank) -> Iterator[KnownDifference]:
+    """Keys and values, and their gradients, go round a ring of sends in place of one collective."""
+    step, cp = rank.step, rank.step.mesh.cp
+    reason = "keys and values go round a ring of sends, each of one rank's part"
+    for stage in rank.stages:
+        for item in items_of(step, stage):
+            for use in (use for use in step.units[item].communication if use.axis == "cp"):
+                again = _runs_again(rank, item) and use.phase == "forward"
+                listed = use.count * rank.per_microbatch
+                listed *= 2 if again and step.strategy.recompute == "full" else 1
+                yield _difference(("cp", use.kind), -listed, -listed * use.message_bytes, reason)
+                sent = use.count * rank.per_microbatch * (2 if again else 1) * (cp - 1)
+                for way in ("send", "recv"):
+                    yield _difference(("cp", way), sent, sent * use.message_bytes / cp, reason)
+
+
+def _runs_again(rank: _Rank, item: int) -> bool:
+    """Whether torch runs a block's forward pass once more, with what it sends."""
+    recomputed = rank.step.strategy.recompute in ("full", "selective_op")
+    return recomputed and rank.is_training and bool(rank.step.items.is_recomputed[item])
 
 
 def _no_all_to_all(rank: _Rank) -> Iterator[KnownDifference]:

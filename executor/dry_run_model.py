@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from executor.errors import RunError
 from executor.precision import Numerics, lower_weights
-from executor.shape import RunShape
+from executor.shape import RING_PIECES, RunShape
 from planner.models.options import join_options, split_options
 from planner.models.presets import PRESETS
 from planner.models.resolve import resolve_model
@@ -40,7 +40,9 @@ class TinyModel:
     """In what it differs from the plan's."""
 
 
-def tiny_model(text: str, *, sequence_length: int, tensor_size: int) -> TinyModel:
+def tiny_model(
+    text: str, *, sequence_length: int, tensor_size: int, context_size: int = 1
+) -> TinyModel:
     """Return the narrow form of a model.
 
     Parameters
@@ -51,13 +53,16 @@ def tiny_model(text: str, *, sequence_length: int, tensor_size: int) -> TinyMode
         The plan's [1].
     tensor_size : int
         Ranks of the tensor axis; widths stay divisible by it [1].
+    context_size : int
+        Ranks among which positions are cut, two pieces each [1].
 
     Raises
     ------
     RunError
         If the model has no widths to shrink and is too large to build.
     """
-    short = _short(sequence_length, tensor_size)
+    pieces = RING_PIECES * context_size if context_size > 1 else 1
+    short = _short(sequence_length, tensor_size * pieces)
     name, options = split_options(text)
     if name in PRESETS:
         size = _size(text, name, options)
@@ -165,6 +170,7 @@ def entering_activations(
 
 def _as_sent(whole: torch.Size, shape: RunShape | None) -> tuple[int, ...]:
     """Return what one rank of the stage before hands over: its own positions where it has some."""
-    if shape is None or not shape.sequence_parallel:
+    if shape is None:
         return tuple(whole)
-    return whole[0], whole[1] // shape.size("tp"), *whole[2:]
+    pieces = shape.size("cp") * (shape.size("tp") if shape.sequence_parallel else 1)
+    return tuple(whole) if pieces == 1 else (whole[0], whole[1] // pieces, *whole[2:])

@@ -21,6 +21,7 @@ from planner.graph import ModelGraph
 from planner.item_costs import ItemCosts, item_costs
 from planner.layouts.costs import Setting
 from planner.layouts.evaluate import all_unit_terms
+from planner.layouts.flows import TensorState
 from planner.layouts.solve import setting_for
 from planner.layouts.terms import CollectiveUse, LayoutSolution, UnitTerms
 from planner.mesh import MeshShape, mesh_of
@@ -120,7 +121,7 @@ def step_of(
     )  # fmt: skip
     return SimulatedStep(
         problem=problem, strategy=strategy, layout=layout, mesh=mesh,
-        num_microbatches=num_microbatches, stages=stage_costs(items, starts),
+        num_microbatches=num_microbatches, stages=stage_costs(items, starts, mesh=mesh),
         units=tuple(terms[graph.units[unit].name] for unit in item_units(graph)), items=items,
     )  # fmt: skip
 
@@ -137,7 +138,13 @@ def _layout(plan: Plan, problem: Problem, strategy: Strategy) -> LayoutSolution:
             f"{problem.graph.source}: operator {odd[0]!r} is not in both the plan and the narrow "
             "model of the dry run; expected the same operators; make the plan anew"
         )
-    return LayoutSolution(name="planned", choices=dict(planned.operators), size=planned.size)
+    states = {
+        name: TensorState(value=value, gradient=gradient)
+        for name, (value, gradient) in planned.tensors.items()
+    }
+    return LayoutSolution(
+        name="planned", choices=dict(planned.operators), size=planned.size, states=states or None
+    )
 
 
 def simulated_setting(step: SimulatedStep) -> Setting:
@@ -237,12 +244,11 @@ def _tied_calls(step: SimulatedStep) -> Iterator[Call]:
 
 def simulated_on(step: SimulatedStep, *, pipeline_rank: int) -> dict[Key, Count]:
     """Return what the simulator has one rank of a pipeline position do in one step."""
-    pp = step.mesh.pp
     parts: list[tuple[str, str, float, float]] = [
         ("+".join(call.axes), call.kind, call.message_bytes,
          call.count * (1 if call.when == "step" else step.num_microbatches))
         for call in simulated_calls(step)
-        if call.stage % pp == pipeline_rank
+        if step.mesh.rank_of_stage(call.stage) == pipeline_rank
     ]  # fmt: skip
     parts += transfers(step, pipeline_rank=pipeline_rank)
     return added(
@@ -256,18 +262,21 @@ def transfers(step: SimulatedStep, *, pipeline_rank: int) -> list[tuple[str, str
 
     The program has one task per transfer, on the sender; a receive is its other end.
     """
-    pp, last = step.mesh.pp, step.stages.num_stages - 1
-    if pp == 1:
+    last = step.stages.num_stages - 1
+    if step.mesh.pp == 1:
         return []
     found = []
     for boundary in range(1, last + 1):
+        sender, receiver = (step.mesh.rank_of_stage(stage) for stage in (boundary - 1, boundary))
+        if sender == receiver:
+            continue
         num_bytes = float(step.stages.entry_bytes[boundary])
         ways = [("send", "recv")]
         if step.problem.workload.is_training:
             ways.append(("recv", "send"))
         for before, after in ways:
-            if (boundary - 1) % pp == pipeline_rank:
+            if sender == pipeline_rank:
                 found.append(("pp", before, num_bytes, float(step.num_microbatches)))
-            if boundary % pp == pipeline_rank:
+            if receiver == pipeline_rank:
                 found.append(("pp", after, num_bytes, float(step.num_microbatches)))
     return found

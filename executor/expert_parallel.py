@@ -48,6 +48,31 @@ def _stacks_experts(module: nn.Module) -> bool:
     return all(p.shape[0] == count for p in own) and len(arguments) == 1 + _FORWARD_ARGUMENTS
 
 
+def check_experts(
+    modules: Iterable[tuple[str, nn.Module]], *, size: int
+) -> tuple[tuple[str, nn.Module], ...]:
+    """Return the layers whose experts can be spread over ``size`` ranks.
+
+    Raises
+    ------
+    RunError
+        If no layer stacks its experts, or their number does not divide.
+    """
+    found = expert_modules(modules)
+    if not found:
+        raise RunError(
+            f"ep={size}: no layer stacks its experts in parameters [experts, ...] and takes hidden "
+            "states, chosen experts and weights, as transformers' layers do; plan with ep=1"
+        )
+    for path, layer in found:
+        if layer.num_experts % size:  # type: ignore[operator]
+            raise RunError(
+                f"{path}: {layer.num_experts} experts do not divide by ep={size}; plan or run "
+                "with a divisor"
+            )
+    return found
+
+
 def spread_experts(
     modules: Iterable[tuple[str, nn.Module]], *, mesh: DeviceMesh
 ) -> tuple[nn.Module, ...]:
@@ -63,22 +88,12 @@ def spread_experts(
     Raises
     ------
     RunError
-        If no layer stacks its experts, or their number does not divide.
+        As :func:`check_experts`.
     """
-    held = tuple(modules)
-    found = expert_modules(held)
     size = mesh.size()
-    if not found:
-        raise RunError(
-            f"ep={size}: no layer stacks its experts in parameters [experts, ...] and takes hidden "
-            "states, chosen experts and weights, as transformers' layers do; plan with ep=1"
-        )
+    found = check_experts(modules, size=size)
     for path, layer in found:
         experts = int(layer.num_experts)  # type: ignore[arg-type]
-        if experts % size:
-            raise RunError(
-                f"{path}: {experts} experts do not divide by ep={size}; plan or run with a divisor"
-            )
         for key, parameter in list(layer._parameters.items()):
             if parameter is not None:
                 own = distribute_tensor(parameter.detach(), mesh, [Shard(0)], src_data_rank=None)

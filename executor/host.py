@@ -5,6 +5,7 @@ it) is imported once, then each rank is forked and calls ``function(run_dir)``. 
 the others are killed at once and the first cause is written to ``failure.json``.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -24,6 +25,10 @@ LAUNCHER_PID = "PARAPLAN_LAUNCHER_PID"
 _GRACE_S = 1.0
 """Time for other ranks to end after the first one failed, so that the first cause is known [s]."""
 _POLL_S = 0.02
+_ANSWER_S = 0.2
+"""Time for a rank to write where it is [s]."""
+_TIMED_OUT = "Timed out waiting"
+"""In what gloo says when a peer is silent for longer than the timeout."""
 
 
 def main(run_dir: Path) -> int:
@@ -40,6 +45,7 @@ def main(run_dir: Path) -> int:
         if pid == 0:
             die_with_parent(host_pid)
             _set_environment(rank, world)
+            _tell_place_when_asked(run_dir, rank)
             _run_and_exit(entry, run_dir, rank)
         ranks[pid] = rank
     return _watch(ranks, run_dir)
@@ -49,6 +55,16 @@ def _set_environment(rank: int, world: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     if sys.platform.startswith("linux"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _tell_place_when_asked(run_dir: Path, rank: int) -> None:
+    """Have a rank write where it is on SIGUSR1, even from within a call that does not return."""
+    descriptor = os.open(_place_file(run_dir, rank), os.O_WRONLY | os.O_CREAT)
+    faulthandler.register(signal.SIGUSR1, file=descriptor, all_threads=False)
+
+
+def _place_file(run_dir: Path, rank: int) -> Path:
+    return run_dir / f"place-{rank}.txt"
 
 
 def _run_and_exit(entry: Callable[[Path], object], run_dir: Path, rank: int) -> None:
@@ -82,12 +98,14 @@ def _write_failure(path: Path, error: BaseException) -> None:
 def _watch(ranks: dict[int, int], run_dir: Path) -> int:
     """Wait for all ranks; on the first failure give the others a moment, then kill them."""
     signals: dict[int, int] = {}
-    failed: set[int] = set()
+    failed: dict[int, int] = {}
+    silent: dict[int, str] = {}
     deadline = float("inf")
     while ranks:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             if time.monotonic() > deadline:
+                silent = _places(ranks, run_dir)
                 _kill(ranks)
                 break
             time.sleep(_POLL_S)
@@ -95,16 +113,28 @@ def _watch(ranks: dict[int, int], run_dir: Path) -> int:
         rank = ranks.pop(pid)
         if status == 0:
             continue
-        failed.add(rank)
+        failed[rank] = os.waitstatus_to_exitcode(status)
         if os.WIFSIGNALED(status):
             signals[rank] = os.WTERMSIG(status)
         deadline = min(deadline, time.monotonic() + _GRACE_S)
     if not failed:
         return 0
-    message, is_refusal = _first_cause(run_dir, failed, signals)
+    message, is_refusal = _first_cause(run_dir, failed, signals, silent)
     record = {"message": message, "is_refusal": is_refusal}
     (run_dir / FAILURE_FILE).write_text(json.dumps(record), encoding="utf-8")
     return 1
+
+
+def _places(ranks: dict[int, int], run_dir: Path) -> dict[int, str]:
+    """Return where each rank that is still alive stands: its innermost line of Python."""
+    for pid in ranks:
+        os.kill(pid, signal.SIGUSR1)
+    time.sleep(_ANSWER_S)
+    found = {}
+    for rank in ranks.values():
+        lines = _place_file(run_dir, rank).read_text(encoding="utf-8").splitlines()
+        found[rank] = next((line.strip() for line in lines if "File" in line), "no Python line")
+    return found
 
 
 def _kill(ranks: dict[int, int]) -> None:
@@ -114,7 +144,9 @@ def _kill(ranks: dict[int, int]) -> None:
         os.waitpid(pid, 0)
 
 
-def _first_cause(run_dir: Path, failed: set[int], signals: dict[int, int]) -> tuple[str, bool]:
+def _first_cause(
+    run_dir: Path, failed: dict[int, int], signals: dict[int, int], silent: dict[int, str]
+) -> tuple[str, bool]:
     """Return the line of the rank that failed first; a killed rank cannot speak and goes first.
 
     With it, whether the rank refused to go on: another attempt would meet the same.
@@ -129,9 +161,13 @@ def _first_cause(run_dir: Path, failed: set[int], signals: dict[int, int]) -> tu
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             records.append((record["time_s"], rank, record["message"], record["is_refusal"]))
-    if not records:
-        return f"rank {min(failed)} ended without a word", False
+    wordless = sorted(failed.keys() - {rank for _, rank, _, _ in records})
+    if wordless:
+        return f"rank {wordless[0]} ended with {failed[wordless[0]]} and without a word", False
     _, rank, message, is_refusal = min(records)
+    if silent and _TIMED_OUT in message:
+        places = "; ".join(f"rank {number} at {place}" for number, place in sorted(silent.items()))
+        return f"rank {rank} waited in vain; silent were: {places}", False
     return f"rank {rank}: {message}", is_refusal
 
 

@@ -3,9 +3,8 @@
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from executor.run import (
     settings_of_run,
     torchrun_world,
 )
+from executor.run_folder import run_folder
 from executor.settings import SETTINGS_FILE, RunSettings, settings_to_json
 from planner.plan import Plan
 
@@ -92,20 +92,21 @@ def run_job(
             f"the plan has mode={plan.workload.mode}; a job needs a plan with mode=train"
         )
     told = progress or _silent
-    with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
+    with nullcontext() if world is not None else run_folder() as folder:
         settings = settings_of_run(
-            plan, run_dir=Path(folder), world=world, scale_down=scale_down, steps=steps,
+            plan, run_dir=folder, world=world, scale_down=scale_down, steps=steps,
             num_processes=num_processes, timeout_s=timeout_s, learning_rate=job.learning_rate.peak,
             global_batch_size=plan.workload.global_batch_size if scale_down == 1 else None,
             seed=seed, check=False, precision=job.precision,
         )  # fmt: skip
         check_optimizer_runs(settings.shape)
-        if world is None:
-            with _locked(job):
-                _check_start(job)
-                result = _attempts(settings, job, Path(folder), max_restarts, told)
-        else:
-            return _join_torchrun(settings, job, world, output)
+        if world is not None:
+            return _join_torchrun(plan, settings, job, world, output)
+        if folder is None:
+            raise RuntimeError("processes of this host need a folder to share")
+        with _locked(job):
+            _check_start(job)
+            result = _attempts(settings, job, folder, max_restarts, told)
     if output is not None:
         write_job_result(result, output)
     return result
@@ -212,7 +213,7 @@ def _locked(job: JobSettings) -> Iterator[None]:
 
 
 def _join_torchrun(
-    settings: RunSettings, job: JobSettings, world: int, output: str | Path | None
+    plan: Plan, settings: RunSettings, job: JobSettings, world: int, output: str | Path | None
 ) -> JobResult | None:
     check_torchrun_world(settings, world)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -222,7 +223,7 @@ def _join_torchrun(
         _check_start(job)
     from executor.job_worker import run_job_rank
 
-    result = run_job_rank(settings, job, run_dir=None)
+    result = run_job_rank(plan, settings, job, run_dir=None)
     if result is not None and output is not None:
         write_job_result(result, output)
     return result

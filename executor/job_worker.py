@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -36,7 +37,7 @@ from executor.training import Trainer
 from executor.trial_pass import keep_buffers_in_trial
 from executor.worker import finish_device, join, make_trainer
 from planner.models.resolve import resolve_model
-from planner.plan import load_plan
+from planner.plan import Plan, load_plan
 
 _STEP_SEED_STRIDE = 7_919
 _RANK_SEED_STRIDE = 104_729
@@ -74,21 +75,59 @@ class Work:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """Numbers of all ranks on their way to all ranks, beside the next step."""
+
+    every: torch.Tensor
+    work: Any
+
+    @classmethod
+    def of(cls, numbers: list[float], *, device: torch.device) -> Self:
+        """Send this rank's numbers."""
+        every = torch.zeros(dist.get_world_size(), len(numbers), dtype=torch.float64, device=device)
+        every[dist.get_rank()] = torch.tensor(numbers, dtype=torch.float64, device=device)
+        # a gather: all but one rank add zeros to a row
+        return cls(every=every, work=dist.all_reduce(every, async_op=True))
+
+    def wait(self) -> list[list[float]]:
+        """Return a list per rank."""
+        self.work.wait()
+        found: list[list[float]] = self.every.tolist()
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedStep:
+    """A step that this rank has done, before it knows of the others."""
+
+    step: int
+    """From 1."""
+    learning_rate: float
+    gradient_norm: float | None
+    loss: float | None
+    """Mean over this rank's samples; None where it does not know it."""
+    ranks: Shared
+    """Loss, times and memory of each rank."""
+    time: str
+    """End of the step, UTC, ISO 8601."""
+
+
 def run_local_job_rank(run_dir: Path) -> None:
     """Run one rank of the job in a folder that all ranks share."""
-    run_job_rank(
-        load_settings(run_dir / SETTINGS_FILE), load_job(run_dir / JOB_SETTINGS_FILE),
-        run_dir=run_dir,
-    )  # fmt: skip
+    settings, job = load_settings(run_dir / SETTINGS_FILE), load_job(run_dir / JOB_SETTINGS_FILE)
+    run_job_rank(load_plan(settings.plan_path), settings, job, run_dir=run_dir)
 
 
 def run_job_rank(
-    settings: RunSettings, job: JobSettings, *, run_dir: Path | None
+    plan: Plan, settings: RunSettings, job: JobSettings, *, run_dir: Path | None
 ) -> JobResult | None:
-    """Run one rank of a training job; rank 0 returns the result and writes it.
+    """Run one rank of a training job; rank 0 returns the result, and writes it into a run's folder.
 
     Parameters
     ----------
+    plan : Plan
+        The plan.
     settings : RunSettings
         Model, shape, steps and seed.
     job : JobSettings
@@ -98,7 +137,7 @@ def run_job_rank(
     """
     device = join(settings, run_dir=run_dir)
     try:
-        work = prepare_work(settings, job, device=device)
+        work = prepare_work(plan, settings, job, device=device)
         restored = _go_on(work)
         _say(work, _began(restored), restored.step)
         records = _steps(work, first=restored.step)
@@ -107,15 +146,16 @@ def run_job_rank(
         dist.barrier()
     finally:
         dist.destroy_process_group()
-    if result is not None:
+    if result is not None and run_dir is not None:
         text = json.dumps(job_result_to_json(result), indent=1) + "\n"
         write_atomically(settings.result_path, text)
     return result
 
 
-def prepare_work(settings: RunSettings, job: JobSettings, *, device: torch.device) -> Work:
+def prepare_work(
+    plan: Plan, settings: RunSettings, job: JobSettings, *, device: torch.device
+) -> Work:
     """Build a rank's part of the model, the optimizer and the reader of batches."""
-    plan = load_plan(settings.plan_path)
     source = resolve_model(settings.model)
     trainer, base_bytes = make_trainer(plan, settings, source=source, device=device)
     optimizer = trainer.optimizer
@@ -157,42 +197,29 @@ def _go_on(work: Work) -> Restored:
 
 
 def _steps(work: Work, *, first: int) -> list[StepRecord]:
-    """Train from step ``first`` to the last one; return the records on the first rank."""
+    """Train from step ``first`` to the last one.
+
+    A step is told of while the next one is done; before a checkpoint and at the end nothing is
+    left untold.
+    """
     steps, job = work.settings.steps, work.job
     records: list[StepRecord] = []
+    untold: list[TrainedStep] = []
     for step in range(first, steps):
-        record = train_step(work, step)
-        if dist.get_rank() == 0:
-            records.append(record)
-        is_due = job.save_every and record.step % job.save_every == 0
-        if job.checkpoint_dir and (is_due or record.step == steps):
-            _save(work, record.step)
+        untold.append(train_step(work, step))
+        is_due = bool(job.save_every) and (step + 1) % job.save_every == 0
+        is_last = step + 1 == steps
+        num_told = len(untold) - (0 if is_due or is_last else 1)
+        records.extend(tell(work, done) for done in untold[:num_told])
+        del untold[:num_told]
+        if job.checkpoint_dir and (is_due or is_last):
+            _save(work, step + 1)
     return records
 
 
-def train_step(work: Work, step: int) -> StepRecord:
-    """Read the batch of a step, train on it, check the loss, log it and tell of it.
-
-    Raises
-    ------
-    RunError
-        If the loss is no number.
-    """
-    record = _step(work, step)
-    if not math.isfinite(record.loss):
-        raise RunError(
-            f"step {record.step}: the loss is {record.loss}; nothing was saved since the last "
-            "checkpoint; try a smaller --learning-rate or --clip-norm"
-        )
-    if work.job.log_path and dist.get_rank() == 0:
-        append_record(work.job.log_path, record)
-    _say(work, _shown(record, work.settings.steps), record.step, is_step=True)
-    return record
-
-
-def _step(work: Work, step: int) -> StepRecord:
+def train_step(work: Work, step: int) -> TrainedStep:
+    """Read the batch of a step and train on it; ranks begin to tell each other how it went."""
     trainer, settings, job = work.trainer, work.settings, work.job
-    shape = settings.shape
     began = time.perf_counter()
     batch = work.reader.read(step)
     data_time_s = time.perf_counter() - began
@@ -211,18 +238,48 @@ def _step(work: Work, step: int) -> StepRecord:
     took = time.perf_counter() - began
     held = memory.held_bytes(trainer.device) - work.base_bytes
     peak = memory.peak_bytes(trainer.device) - work.base_bytes
-    ranks = _shared([math.nan if loss is None else loss, took, data_time_s, held, peak],
-                    device=trainer.device, has_loss=loss is not None)  # fmt: skip
+    told = math.nan if loss is None else loss
+    ranks = Shared.of(
+        [told, took, data_time_s, held, peak, float(loss is not None)], device=trainer.device
+    )
+    return TrainedStep(
+        step=step + 1, learning_rate=rate, gradient_norm=norm, loss=loss, ranks=ranks,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )  # fmt: skip
+
+
+def tell(work: Work, trained: TrainedStep) -> StepRecord:
+    """Check the loss of a step, log it and tell of it.
+
+    Raises
+    ------
+    RunError
+        If the loss is no number.
+    """
+    record = _record(work, trained)
+    if not math.isfinite(record.loss):
+        raise RunError(
+            f"step {record.step}: the loss is {record.loss}; nothing was saved since the last "
+            "checkpoint; try a smaller --learning-rate or --clip-norm"
+        )
+    if work.job.log_path and dist.get_rank() == 0:
+        append_record(work.job.log_path, record)
+    _say(work, _shown(record, work.settings.steps), record.step, is_step=True)
+    return record
+
+
+def _record(work: Work, trained: TrainedStep) -> StepRecord:
+    shape, ranks = work.settings.shape, trained.ranks.wait()
     step_time_s = max(rank[1] for rank in ranks)
     return StepRecord(
-        step=step + 1, loss=statistics.fmean(rank[0] for rank in ranks if rank[-1]),
-        learning_rate=rate, gradient_norm=norm, step_time_s=step_time_s,
-        data_time_s=max(rank[2] for rank in ranks),
+        step=trained.step, loss=statistics.fmean(rank[0] for rank in ranks if rank[-1]),
+        learning_rate=trained.learning_rate, gradient_norm=trained.gradient_norm,
+        step_time_s=step_time_s, data_time_s=max(rank[2] for rank in ranks),
         tokens_per_s=shape.global_batch_size * shape.sequence_length / step_time_s,
         samples_per_s=shape.global_batch_size / step_time_s,
         memory_bytes=max(0.0, *(rank[3] for rank in ranks)),
         peak_memory_bytes=max(0.0, *(rank[4] for rank in ranks)),
-        attempt=job.attempt, time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        attempt=work.job.attempt, time=trained.time,
     )  # fmt: skip
 
 
@@ -232,18 +289,10 @@ def _dropout_seed(work: Work, step: int) -> int:
     Ranks of one tensor group draw alike, those of other stages and samples differently.
     """
     ranks = work.trainer.ranks
-    place = ranks.coordinate("pp") * ranks.shape.size("dp") + ranks.coordinate("dp")
+    place = 0
+    for axis in ("pp", "dp", "cp"):
+        place = place * ranks.shape.size(axis) + ranks.coordinate(axis)
     return (work.settings.seed + step * _STEP_SEED_STRIDE + 1) * _RANK_SEED_STRIDE + place
-
-
-def _shared(numbers: list[float], *, device: torch.device, has_loss: bool) -> list[list[float]]:
-    """Give all ranks the numbers of all, in one collective."""
-    own = torch.tensor([*numbers, float(has_loss)], dtype=torch.float64, device=device)
-    every = torch.zeros(dist.get_world_size(), own.numel(), dtype=torch.float64, device=device)
-    every[dist.get_rank()] = own
-    dist.all_reduce(every)  # a gather: all but one rank add zeros to a row
-    found: list[list[float]] = every.tolist()
-    return found
 
 
 def _save(work: Work, step: int) -> None:

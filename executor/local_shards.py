@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
+from executor.ring_attention import Ring
 from executor.split_loss import split_cross_entropy
 
 ROW_WISE = frozenset({
@@ -28,6 +29,8 @@ WHOLE = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 """Functions that run whole on every rank: recurrent layers, which DTensor has no rule for."""
 _ATTENTION = "scaled_dot_product_attention"
 _CROSS_ENTROPY = "cross_entropy"
+_DROPOUT = 4
+"""Position of an attention's dropout, after query, key, value and mask."""
 _HEADS_DIM = 1
 
 
@@ -40,12 +43,23 @@ class LocalShards(TorchFunctionMode):
         Compute each attention core again in the backward pass (selective recomputation).
     drop_dropout : bool
         Make dropout the identity, so that runs with different splits are comparable.
+    ring : Ring, optional
+        Ranks that hold other positions of the same samples.
+
+    Attributes
+    ----------
+    has_dropped : bool
+        Whether dropout was made the identity so far, in any pass of this mode.
     """
 
-    def __init__(self, *, recompute_attention: bool, drop_dropout: bool) -> None:
+    def __init__(
+        self, *, recompute_attention: bool, drop_dropout: bool, ring: Ring | None = None
+    ) -> None:
         super().__init__()
+        self._ring = ring
         self._recompute_attention = recompute_attention
         self._drop_dropout = drop_dropout
+        self.has_dropped = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -57,6 +71,7 @@ class LocalShards(TorchFunctionMode):
         if name == _ATTENTION:
             return self._attention(func, args, kwargs)
         if self._drop_dropout and name.endswith("dropout") and args:
+            self.has_dropped |= _drops(args, kwargs)
             return args[0]
         if name in ROW_WISE and any(isinstance(value, DTensor) for value in args):
             return _row_wise(func, args, kwargs)
@@ -66,8 +81,14 @@ class LocalShards(TorchFunctionMode):
 
     def _attention(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         if self._drop_dropout:
-            kwargs = {**kwargs, "dropout_p": 0.0}
-            args = args[:4]
+            before, rate, rest = (
+                args[:_DROPOUT],
+                args[_DROPOUT : _DROPOUT + 1],
+                args[_DROPOUT + 1 :],
+            )
+            self.has_dropped |= (rate[0] if rate else kwargs.get("dropout_p", 0.0)) != 0
+            args = (*before, 0.0, *rest) if rate else args
+            kwargs = kwargs if rate else {**kwargs, "dropout_p": 0.0}
         query, key, value = args[:3]
         if not isinstance(query, DTensor):
             return self._core(func, args, kwargs)
@@ -83,9 +104,18 @@ class LocalShards(TorchFunctionMode):
         return DTensor.from_local(out, mesh, placements, run_check=False)
 
     def _core(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._ring is not None:  # which keeps nothing that grows with the square of positions
+            return self._ring.attention(*args, **kwargs)
         if self._recompute_attention and torch.is_grad_enabled():
             return checkpoint(func, *args, use_reentrant=False, **kwargs)
         return func(*args, **kwargs)
+
+
+def _drops(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Return whether a call ``dropout(input, p, training)`` would change its input."""
+    rate = kwargs.get("p", args[1] if len(args) > 1 else None)
+    is_training = kwargs.get("training", args[2] if len(args) > 2 else True)  # noqa: PLR2004
+    return rate != 0 and bool(is_training)
 
 
 def _common_placements(*parts: Any) -> list[Placement]:

@@ -10,10 +10,11 @@ from datetime import date
 from itertools import combinations
 from pathlib import Path
 
+from executor.calibration_data import NOISY_CORES
 from executor.launch import Progress, launch
 from executor.matrix_cases import MatrixCase
 from executor.matrix_server import FAILURE_FILE
-from executor.matrix_worker import MEASURED_FILE, MeasuredCase, MeasuredStep, measured_from_json
+from executor.matrix_worker import MEASURED_FILE, MeasuredCase, measured_from_json
 from executor.run import settings_of_run
 from executor.settings import SETTINGS_FILE, settings_to_json
 from hardware_profiles.errors import ParaplanError
@@ -32,11 +33,11 @@ class MatrixRow:
     case: MatrixCase
     predicted_s: float
     measured_s: float
-    """The undisturbed step, see :func:`undisturbed_s` [s]."""
+    """Median step of the slowest rank, by the clock [s]."""
     least_s: float
     """CPU time of the busiest rank's main thread, which no step can fall below [s]."""
-    wall_s: float
-    """Median step as the clock had it [s]."""
+    spread: float
+    """90th percentile of the steps over their median [1]."""
     predicted_bytes: float
     """All of the memory on the fullest rank, libraries and the allocator's slack included [B]."""
     measured_bytes: float
@@ -82,8 +83,6 @@ class MatrixSummary:
     """Median of the absolute relative errors of step times [1]."""
     bias: float
     """Median of predicted over measured step time, less 1 [1]."""
-    inside: float
-    """Share of predictions between CPU time and measured time [1]."""
     taus: dict[str, float]
     """Model -> Kendall's tau between predicted and measured order of its strategies [1]."""
     median_tau: float
@@ -95,6 +94,8 @@ class MatrixSummary:
     lowest_resident_error: float
     foreign_load_cores: float
     """Median over the cases [1]."""
+    disturbed: int
+    """Cases beside which other programs ran: their steps are too long [1]."""
 
 
 def run_matrix(
@@ -170,32 +171,16 @@ def _failure(run_dir: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else "a rank ended without a word"
 
 
-def undisturbed_s(steps: Sequence[MeasuredStep]) -> float:
-    """Return a step's time without what other programs took [s].
-
-    The slowest rank's time less the longest that a rank's main thread stood in the run queue, the
-    least over all steps. A rank that waits for a delayed peer is not counted out, so on a busy
-    machine this is still an upper bound wherever ranks meet often.
-
-    Examples
-    --------
-    >>> one = MeasuredStep(wall_s=(1.0, 1.1), waited_s=(0.1, 0.4), helpers_s=(0.0, 0.0),
-    ...                    cpu_s=(0.5, 0.5))
-    >>> round(undisturbed_s([one]), 3)
-    0.7
-    """
-    return min(max(step.wall_s) - max(step.waited_s) for step in steps)
-
-
 def row_of(case: MatrixCase, *, plan: Plan, measured: MeasuredCase) -> MatrixRow:
     """Set a plan's prediction beside what was measured."""
     keys = sorted({key for parts in measured.parts_s for key in parts})
+    times = [max(step.wall_s) for step in measured.steps]
     return MatrixRow(
         case=case,
         predicted_s=float(plan.prediction["step_time_s"]),
-        measured_s=undisturbed_s(measured.steps),
+        measured_s=statistics.median(times),
         least_s=min(max(step.cpu_s) for step in measured.steps),
-        wall_s=statistics.median(max(step.wall_s) for step in measured.steps),
+        spread=_percentile_90(times) / statistics.median(times),
         predicted_bytes=float(plan.prediction["peak_memory_bytes"]),
         measured_bytes=max(measured.peak_bytes),
         predicted_tensor_bytes=float(plan.prediction["peak_tensor_bytes"]),
@@ -213,6 +198,11 @@ def _largest(values: Sequence[float | None]) -> float | None:
     return max(known) if len(known) == len(values) else None
 
 
+def _percentile_90(times: Sequence[float]) -> float:
+    """Return the time that one step in ten exceeds [s]."""
+    return sorted(times)[len(times) * 9 // 10]
+
+
 def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
     """Return errors of step time and memory, and how well strategies are ranked."""
     ratios = [row.predicted_s / row.measured_s for row in rows]
@@ -226,7 +216,6 @@ def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
     return MatrixSummary(
         median_error=statistics.median(abs(ratio - 1.0) for ratio in ratios),
         bias=statistics.median(ratios) - 1.0,
-        inside=statistics.fmean(row.least_s <= row.predicted_s <= row.measured_s for row in rows),
         taus=taus,
         median_tau=statistics.median(taus.values()) if taus else 1.0,
         median_memory_error=statistics.median(map(abs, memory)) if memory else None,
@@ -234,6 +223,7 @@ def summarize(rows: Sequence[MatrixRow]) -> MatrixSummary:
         median_resident_error=statistics.median(map(abs, resident)),
         lowest_resident_error=min(resident),
         foreign_load_cores=statistics.median(row.foreign_load_cores for row in rows),
+        disturbed=sum(row.foreign_load_cores > NOISY_CORES for row in rows),
     )
 
 
@@ -253,9 +243,10 @@ def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def residuals_of(rows: Sequence[MatrixRow], *, profile: str) -> tuple[MachineResidual, ...]:
-    """Return what later predictions for this machine are told with."""
+    """Return what later predictions for this machine are told with: undisturbed steps."""
     return tuple(
         MachineResidual(model=row.case.model, strategy=row.case.strategy, log_ratio=row.log_ratio,
                         date=str(date.today()), profile=profile)
         for row in rows
+        if row.foreign_load_cores <= NOISY_CORES
     )  # fmt: skip

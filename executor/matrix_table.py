@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import date
 
+from executor.calibration_data import NOISY_CORES
 from executor.matrix import MatrixResult, MatrixRow, summarize
 
-_HEAD = ("model", "strategy", "predicted", "CPU time", "measured", "error", "by the clock",
+_HEAD = ("model", "strategy", "predicted", "CPU time", "measured", "error", "p90/p50",
          "tensors predicted", "measured", "error", "process predicted", "measured", "error",
          "load")  # fmt: skip
 _WORDS = 2
@@ -39,7 +40,6 @@ def summary_lines(result: MatrixResult) -> list[str]:
     return [
         f"step time: median error {found.median_error:.1%}, bias {found.bias:+.1%} "
         f"over {len(result.rows)} cases",
-        f"between CPU time and measured time: {found.inside:.0%} of the predictions",
         f"order of strategies: Kendall's tau {found.median_tau:.2f} (median over models: {taus})",
         _memory_line(
             "peak memory, live tensors", found.median_memory_error, found.lowest_memory_error
@@ -49,7 +49,8 @@ def summary_lines(result: MatrixResult) -> list[str]:
             found.median_resident_error,
             found.lowest_resident_error,
         ),
-        f"other programs used {found.foreign_load_cores:.2f} cores meanwhile (median)",
+        f"other programs used {found.foreign_load_cores:.2f} cores meanwhile (median), more than "
+        f"{NOISY_CORES} beside {found.disturbed} cases, whose steps are then too long",
         *(f"refused: {_named(case)}: {why}" for case, why in result.refused),
     ]
 
@@ -66,15 +67,12 @@ def matrix_document(result: MatrixResult, *, command: str, profile: str) -> str:
         "# Measured here", "",
         f"Written by `{command}` on {date.today()}; do not edit. Profile: {profile}.", "",
         "Predicted from kernels and messages alone (`paraplan calibrate`); no step took part in "
-        "the fit. `measured` is the step without the time that ranks stood in the run queue "
-        "because other programs ran (the least of all steps; where ranks meet often it still "
-        "holds waiting for a delayed peer), `CPU time` that of the busiest rank's main thread, "
-        "which no step falls below, `by the clock` the median as it was.", "",
+        "the fit. `measured` is the median step of the slowest rank by the clock, `CPU time` that "
+        "of the busiest rank's main thread, which no step falls below.", "",
         *(f"- {line}" for line in summary_lines(result)), "",
         "| " + " | ".join(_HEAD) + " |", "|---|---|" + "---:|" * (len(_HEAD) - 2),
         *("| " + " | ".join(_cells(row)) + " |" for row in result.rows), "",
-        "Parts of a step in ms, predicted / measured by the clock in one recorded step, which "
-        "other programs stretch:", "",
+        "Parts of a step in ms, predicted / measured in one recorded step:", "",
         "| model | strategy | " + " | ".join(name for name, _, _ in _PARTS) + " |",
         "|---|---|" + "---:|" * len(_PARTS),
         *("| " + " | ".join((row.case.model, row.case.strategy, *_part_cells(row))) + " |"
@@ -87,7 +85,7 @@ def _cells(row: MatrixRow) -> tuple[str, ...]:
     tensors, error = row.measured_tensor_bytes, row.tensor_error
     return (
         row.case.model, row.case.strategy, _ms(row.predicted_s), _ms(row.least_s),
-        _ms(row.measured_s), f"{row.predicted_s / row.measured_s - 1.0:+.0%}", _ms(row.wall_s),
+        _ms(row.measured_s), f"{row.predicted_s / row.measured_s - 1.0:+.0%}", f"{row.spread:.2f}",
         _mb(row.predicted_tensor_bytes), "-" if tensors is None else _mb(tensors),
         "-" if error is None else f"{error:+.1%}", _mb(row.predicted_bytes),
         _mb(row.measured_bytes), f"{row.resident_error:+.0%}",

@@ -1,4 +1,4 @@
-"""One rank of a case of the comparison matrix: steps until enough of them were undisturbed."""
+"""One rank of a case of the comparison matrix: steps by the clock, and memory."""
 
 import json
 import time
@@ -11,7 +11,6 @@ import torch.distributed as dist
 from executor import memory
 from executor.foreign_load import foreign_cores, mark_load
 from executor.live_tensors import step_memory
-from executor.run_queue import helpers_cpu_s, waited_s
 from executor.settings import SETTINGS_FILE, RunSettings, load_settings
 from executor.spans import breakdown_of, spans_of
 from executor.training import Trainer
@@ -31,10 +30,6 @@ class MeasuredStep:
     """One step; times of ranks by rank."""
 
     wall_s: tuple[float, ...]
-    waited_s: tuple[float, ...]
-    """Time that each rank's main thread stood in the run queue [s]."""
-    helpers_s: tuple[float, ...]
-    """CPU time of each rank's other threads [s]."""
     cpu_s: tuple[float, ...]
     """CPU time of each rank's main thread [s]."""
 
@@ -87,8 +82,8 @@ def run_matrix_rank(run_dir: Path) -> None:
         return
     told = [entry for entry in everyone if entry is not None]
     steps = tuple(
-        MeasuredStep(wall_s=wall, waited_s=waited, helpers_s=helpers, cpu_s=cpu)
-        for wall, waited, helpers, cpu in (
+        MeasuredStep(wall_s=wall, cpu_s=cpu)
+        for wall, cpu in (
             tuple(zip(*step, strict=True)) for step in zip(*(t[0] for t in told), strict=True)
         )
     )
@@ -101,19 +96,17 @@ def run_matrix_rank(run_dir: Path) -> None:
 
 
 def _timed(trainer: Trainer, settings: RunSettings, number: int) -> tuple[float, ...]:
-    """Run a step; return its time, that in the run queue, of other threads, on the CPU [s]."""
+    """Run a step; return its time by the clock and that of the main thread on the CPU [s]."""
     shape = settings.shape
     batch = trainer.source.make_batch(
         shape.global_batch_size, shape.sequence_length, settings.seed + number
     )
     dist.barrier()
-    waited, helpers = waited_s(), helpers_cpu_s()
     own, start = time.thread_time(), time.perf_counter()
     trainer.forward_backward(batch)
     trainer.update()
     wall = time.perf_counter() - start
-    cpu = time.thread_time() - own
-    return wall, waited_s() - waited, helpers_cpu_s() - helpers, cpu
+    return wall, time.thread_time() - own
 
 
 def _instrumented(trainer: Trainer, settings: RunSettings) -> dict[str, float]:

@@ -56,8 +56,8 @@ def parts_of(
     """
     chain = source.chain(model)
     stages = all_stages(chain, settings)
-    pp = settings.shape.size("pp")
-    own = {index: paths for index, paths in enumerate(stages) if index % pp == pipeline_rank}
+    rank_of = settings.shape.rank_of_stage
+    own = {index: paths for index, paths in enumerate(stages) if rank_of(index) == pipeline_rank}
     inside = tuple(itertools.chain.from_iterable(own.values()))
     owned = tuple((path, part) for path, part in model.named_modules() if _within(path, inside))
     names_of = _names_by_identity(model)

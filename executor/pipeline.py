@@ -14,10 +14,26 @@ from torch.distributed.pipelining.schedules import (
     Schedule1F1B,
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
 )
 
 from executor.recording import Recorder
 from planner.strategy import Schedule
+from simulator.placement import is_v_shaped
+from simulator.zero_bubble import splits_backward
+
+_OVER_STAGES: dict[str, type[PipelineScheduleMulti]] = {
+    "interleaved": ScheduleInterleaved1F1B,
+    "zero_bubble": ScheduleInterleavedZeroBubble,
+}
+"""Schedules that take several stages of a rank."""
+_PASSES = {
+    "forward_one_chunk": "forward",
+    "backward_one_chunk": "backward",
+    "backward_weight_one_chunk": "weight gradients",
+}
+"""Methods of torch's stages that compute, and what a timeline calls them."""
 
 
 class ChainStage(nn.Module):
@@ -60,8 +76,9 @@ def make_schedule(
     num_stages : int
         Stages over all ranks, virtual ones counted.
     schedule : str
-        ``gpipe``, ``1f1b`` or ``interleaved``. With fewer microbatches than stages torch has no
-        1F1B; GPipe's order is run, which then differs on the last stages only.
+        Of the plan; tests hold torch's order of those with virtual stages to the simulator's. With
+        fewer microbatches than stages torch has no 1F1B; GPipe's order is run, which then differs
+        on the last stages only.
     num_microbatches : int
         Microbatches per step.
     loss : callable
@@ -75,25 +92,57 @@ def make_schedule(
     """
     made: list[Any] = []
     for index, module in stages.items():
+        if splits_backward(schedule):
+            module.register_forward_hook(_without_views)
         stage = PipelineStage(module, index, num_stages, device, group=group)
         _record_stage(stage, index, recorder)
         made.append(stage)
-    if schedule == "interleaved":
-        return ScheduleInterleaved1F1B(made, num_microbatches, loss_fn=loss)
+    if is_v_shaped(schedule):
+        scaled = _mean_over(loss, num_microbatches)
+        return ScheduleZBVZeroBubble(made, num_microbatches, loss_fn=scaled, scale_grads=False)
+    if schedule in _OVER_STAGES:
+        return _OVER_STAGES[schedule](made, num_microbatches, loss_fn=loss)
     is_short = num_microbatches < num_stages
     kind = ScheduleGPipe if schedule == "gpipe" or is_short else Schedule1F1B
     return kind(made[0], num_microbatches, loss_fn=loss)
 
 
+def _mean_over(
+    loss: Callable[[Any, torch.Tensor], torch.Tensor], count: int
+) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Return a loss of the same value whose gradient is divided by the microbatches.
+
+    Torch divides the gradients of each stage when the stage is through; a weight that two stages of
+    one rank share (a head that is the embedding) would be divided twice.
+    """
+
+    def call(output: Any, targets: torch.Tensor) -> torch.Tensor:
+        value = loss(output, targets)
+        return value.detach() + (value - value.detach()) / count
+
+    return call
+
+
+def _without_views(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """Return what a stage hands on as a tensor of its own.
+
+    A split backward pass detaches it in place, which a view (a shard of a distributed tensor)
+    refuses.
+    """
+    del module, inputs
+    return output.clone() if output._is_view() else output
+
+
 def _record_stage(stage: PipelineStage, index: int, recorder: Recorder) -> None:
-    for method, name in (("forward_one_chunk", "forward"), ("backward_one_chunk", "backward")):
+    for method, name in _PASSES.items():
         setattr(stage, method, _recorded(getattr(stage, method), name, index, recorder))
 
 
 def _recorded(original: Any, name: str, stage: int, recorder: Recorder) -> Any:
     @wraps(original)
     def call(microbatch: int, *args: Any, **kwargs: Any) -> Any:
-        with recorder.region(name, "compute", stage=stage, microbatch=microbatch):
+        told = name if kwargs.get("full_backward", True) else "input gradients"
+        with recorder.region(told, "compute", stage=stage, microbatch=microbatch):
             return original(microbatch, *args, **kwargs)
 
     return call

@@ -2,14 +2,15 @@
 
 import json
 import os
-import tempfile
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 
-from executor.checks import check_hardware, check_plan_runs_here
+from executor.checks import check_hardware, check_model_splits, check_plan_runs_here
 from executor.errors import RunError
 from executor.launch import Progress, launch
 from executor.result import RunResult, load_run, result_to_json, write_atomically
+from executor.run_folder import run_folder
 from executor.settings import (
     SETTINGS_FILE,
     RunPrecision,
@@ -89,18 +90,19 @@ def run_plan(
     if steps < 1 or scale_down < 1:
         raise RunError(f"steps={steps}, scale_down={scale_down}: expected at least 1 of each")
     world = torchrun_world()
-    with tempfile.TemporaryDirectory(prefix="paraplan-run-") as folder:
-        run_dir = Path(folder)
+    with nullcontext() if world is not None else run_folder() as run_dir:
         settings = settings_of_run(
             plan, run_dir=run_dir, world=world, scale_down=scale_down, steps=steps,
             num_processes=num_processes, timeout_s=timeout_s, learning_rate=learning_rate,
             global_batch_size=global_batch_size, sequence_length=sequence_length, seed=seed,
             check=check, precision=precision,
         )  # fmt: skip
-        if world is None:
-            result: RunResult | None = _run_locally(settings, run_dir, progress or _silent)
+        if world is not None:
+            result = _join_torchrun(plan, settings, world)
+        elif run_dir is None:
+            raise RuntimeError("processes of this host need a folder to share")
         else:
-            result = _join_torchrun(settings, world)
+            result = _run_locally(settings, run_dir, progress or _silent)
     if result is not None and output is not None:
         write_atomically(output, json.dumps(result_to_json(result), indent=1) + "\n")
     return result
@@ -109,7 +111,7 @@ def run_plan(
 def settings_of_run(
     plan: Plan,
     *,
-    run_dir: Path,
+    run_dir: Path | None,
     world: int | None,
     scale_down: int,
     steps: int,
@@ -122,7 +124,7 @@ def settings_of_run(
     global_batch_size: int | None = None,
     sequence_length: int | None = None,
 ) -> RunSettings:
-    """Check that a plan runs here; write it into the run's folder and return what ranks need.
+    """Check that a plan runs here; write it into the run's folder, if any; return what ranks need.
 
     ``world`` is what :func:`torchrun_world` found; the other parameters are those of
     :func:`run_plan`.
@@ -149,9 +151,10 @@ def settings_of_run(
     )
     shape = _fitted(shape, source)
     check_plan_runs_here(plan, sharded_axes=tuple(axis for axis, _ in shape.axes))
+    check_model_splits(source, shape)
     settings = RunSettings(
-        plan_path=str(run_dir / _PLAN_FILE), model=source.source, scale_down=scale_down,
-        shape=shape,
+        plan_path=str(run_dir / _PLAN_FILE) if run_dir else "", model=source.source,
+        scale_down=scale_down, shape=shape,
         stage_items=tuple(
             sum(units.last - units.first for units in stage.units) for stage in plan.stages
         ),
@@ -160,9 +163,11 @@ def settings_of_run(
         ),
         steps=steps, learning_rate=learning_rate, seed=seed, check=check, timeout_s=timeout_s,
         threads_per_process=max(1, (os.cpu_count() or 1) // shape.num_processes),
-        result_path=str(run_dir / _RESULT_FILE), local=world is None, precision=precision,
+        result_path=str(run_dir / _RESULT_FILE) if run_dir else "", local=world is None,
+        precision=precision,
     )  # fmt: skip
-    (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
+    if run_dir is not None:
+        (run_dir / _PLAN_FILE).write_text(plan_to_json(plan), encoding="utf-8")
     return settings
 
 
@@ -222,8 +227,8 @@ def check_torchrun_world(settings: RunSettings, world: int) -> None:
         )
 
 
-def _join_torchrun(settings: RunSettings, world: int) -> RunResult | None:
+def _join_torchrun(plan: Plan, settings: RunSettings, world: int) -> RunResult | None:
     check_torchrun_world(settings, world)
     from executor.worker import run_rank
 
-    return run_rank(settings, run_dir=None)
+    return run_rank(plan, settings, run_dir=None)

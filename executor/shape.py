@@ -9,11 +9,15 @@ from typing import Literal
 from executor.errors import RunError
 from planner.plan import Plan
 from planner.strategy import Recompute, Schedule, Sharding, Strategy, parse_strategy
+from simulator.placement import is_v_shaped, rank_of_stage
+from simulator.zero_bubble import microbatches_per_round
 
 MAX_LOCAL_PROCESSES = 8
 _GROWTH_ORDER = ("tp", "pp", "cp", "dp")
 """Axes take the processes at hand in this order, one prime factor each in turn."""
 _SCALED_MICROBATCHES_PER_STAGE = 2
+RING_PIECES = 2
+"""Pieces of each sample that a context rank holds, one from either end [1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +58,19 @@ class RunShape:
         return prod(size for _, size in self.axes)
 
     @property
+    def data_ranks(self) -> int:
+        """Ranks of a stage that hold the same weights: data and context ranks."""
+        return self.size("dp") * self.size("cp")
+
+    @property
     def num_stages(self) -> int:
         """Pipeline stages, virtual ones counted."""
         return self.size("pp") * self.virtual_stages
+
+    def rank_of_stage(self, stage: int) -> int:
+        """Return the pipeline rank that holds a stage."""
+        v_shaped = is_v_shaped(self.schedule)
+        return rank_of_stage(stage, num_ranks=self.size("pp"), v_shaped=v_shaped)
 
     @property
     def num_microbatches(self) -> int:
@@ -133,14 +147,13 @@ def shape_of_run(
     shrunk = tuple((axis, size) for axis, size in shrunk if size > 1)
     pp, tp = sizes.get("pp", 1), sizes.get("tp", 1)
     data_ranks = sizes.get("dp", 1) * sizes.get("cp", 1)
-    is_interleaved = strategy.schedule == "interleaved" and pp > 1
     shape = RunShape(
         axes=shrunk,
         global_batch_size=plan.workload.global_batch_size,
         microbatch_size=strategy.microbatch_size,
         sequence_length=sequence_length,
-        schedule=strategy.schedule if is_interleaved or pp == 1 else _plain(strategy),
-        virtual_stages=strategy.virtual_stages if is_interleaved else 1,
+        schedule=strategy.schedule,
+        virtual_stages=strategy.virtual_stages if pp > 1 else 1,
         sharding=strategy.sharding if data_ranks > 1 else "none",
         recompute=strategy.recompute,
         sequence_parallel=strategy.sequence_parallel and tp > 1,
@@ -179,7 +192,9 @@ def fitted_to_chain(shape: RunShape, *, num_items: int) -> RunShape:
     if fits == planned:
         return shape
     note = f"virtual stages shrunk from {planned} to {fits}: the chain has {num_items} modules"
-    schedule: Schedule = "interleaved" if fits > 1 else "1f1b"
+    schedule = shape.schedule
+    if fits == 1 and schedule != "zero_bubble":
+        schedule = "1f1b"
     return replace(shape, virtual_stages=fits, schedule=schedule, notes=(*shape.notes, note))
 
 
@@ -187,10 +202,6 @@ def _copies(strategy: Strategy, num_ranks: int) -> int:
     """Return the copies of what is sharded, one where the data ranks at hand cannot be grouped."""
     copies = strategy.sharding_replicas
     return copies if num_ranks % copies == 0 and num_ranks > copies else 1
-
-
-def _plain(strategy: Strategy) -> Schedule:
-    return "1f1b" if strategy.schedule == "interleaved" else strategy.schedule
 
 
 def _scaled_batch(strategy: Strategy, shape: RunShape) -> int:
@@ -214,16 +225,24 @@ def _with_batch(shape: RunShape, batch: int | None, *, notes: list[str], planned
             f"global batch {batch} does not divide into dp={ranks} ranks of microbatches of "
             f"{shape.microbatch_size}; choose a multiple of {ranks * shape.microbatch_size}"
         )
+    pieces = RING_PIECES * shape.size("cp")
+    if shape.size("cp") > 1 and shape.sequence_length % pieces:
+        raise RunError(
+            f"cp={shape.size('cp')}: sequence of {shape.sequence_length} does not divide into "
+            f"{pieces} pieces, two per rank; choose a multiple of {pieces}"
+        )
     return _checked_schedule(replace(shape, global_batch_size=batch, notes=tuple(notes)))
 
 
 def _checked_schedule(shape: RunShape) -> RunShape:
-    """Refuse an interleaved schedule that torch cannot deal out in equal rounds."""
+    """Refuse a schedule that torch cannot deal out in equal rounds."""
     count, pp = shape.num_microbatches, shape.size("pp")
-    if shape.virtual_stages > 1 and count % max(1, count // pp):
+    in_rounds = shape.schedule in ("interleaved", "zero_bubble")
+    per_round = microbatches_per_round(num_ranks=pp, num_microbatches=count)
+    if in_rounds and pp > 1 and per_round is None:
         raise RunError(
-            f"schedule=interleaved with {count} microbatches on pp={pp}: they do not divide into "
-            f"equal rounds; choose a global batch with {count // pp * pp} microbatches"
+            f"schedule={shape.schedule} with {count} microbatches on pp={pp}: they do not divide "
+            f"into equal rounds; choose a global batch with {count // pp * pp} microbatches"
         )
     return shape
 

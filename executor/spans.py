@@ -7,9 +7,15 @@ from executor.recording import Collective, Recorder, Region
 from simulator.program import Stream
 from simulator.timeline import Span
 
-AXIS_CATEGORY = {"tp": "tensor", "dp": "data", "pp": "pipeline"}
-_AXIS_STREAM: dict[str, Stream] = {"tp": "tensor", "dp": "data", "pp": "pipeline"}
-BREAKDOWN_KEYS = ("compute", "tensor", "data", "pipeline", "optimizer", "idle")
+AXIS_CATEGORY = {
+    "tp": "tensor", "cp": "context", "ep": "expert", "dp": "data", "pp": "pipeline",
+}  # fmt: skip
+_AXIS_STREAM: dict[str, Stream] = {
+    "tp": "tensor", "cp": "tensor", "ep": "tensor", "dp": "data", "pp": "pipeline",
+}  # fmt: skip
+BREAKDOWN_KEYS = (
+    "compute", "tensor", "context", "expert", "data", "pipeline", "optimizer", "idle",
+)  # fmt: skip
 _WAIT = "pipeline"
 
 

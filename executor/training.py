@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from executor.assemble import Assembly
-from executor.data_parallel import prepare_microbatch
+from executor.data_parallel import SummedReplica, prepare_microbatch
 from executor.errors import RunError
 from executor.gradients import (
     average_over_data_ranks,
@@ -40,6 +40,8 @@ class Trainer:
     def forward_backward_own(self, own: Batch) -> float | None:
         """Do so with a batch that holds the samples of this data-parallel rank only."""
         shape = self.ranks.shape
+        if self.assembly.context is not None:
+            own = self.assembly.context.own_part(own)
         own = _on_device(own, self.device)
         is_plain = self.assembly.schedule is None
         loss = self._plain(own) if is_plain else self._pipelined(own)
@@ -61,6 +63,7 @@ class Trainer:
             raise RuntimeError("a pipelined assembly has no module")
         total = 0.0
         count = shape.num_microbatches
+        divisor = count * (shape.data_ranks if isinstance(module, SummedReplica) else 1)
         for index in range(count):
             micro = rows_of(own, index, count)
             is_last = index == count - 1
@@ -75,7 +78,7 @@ class Trainer:
                     output = module(*micro.inputs, **micro.keywords)
                     loss = self.assembly.loss(output, micro.targets)
                 with self.recorder.region("backward", "compute", stage=0, microbatch=index):
-                    (loss / count).backward()  # type: ignore[no-untyped-call]
+                    (loss / divisor).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total / count
 
@@ -104,8 +107,10 @@ class Trainer:
         return float(torch.stack(losses).mean()) if losses else None
 
     def _sync(self) -> None:
-        parameters, travels_as = self.assembly.parameters(), self.assembly.numerics.reduce
         tensor_mesh = self.ranks.axis("tp")
+        if tensor_mesh is None and not self.assembly.tied and not self.assembly.averages:
+            return
+        parameters, travels_as = self.assembly.parameters(), self.assembly.numerics.reduce
         if tensor_mesh is not None:
             reduce_partial_gradients(
                 list(parameters.values()), mesh=tensor_mesh, recorder=self.recorder,

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from executor import memory
 from executor.assemble import assemble
+from executor.death import die_with_parent
 from executor.foreign_load import foreign_cores, mark_load
 from executor.gradients import local_of
 from executor.judging import Measured, RankReport, judge
@@ -33,21 +34,23 @@ from simulator.timeline import Span
 
 def run_local_rank(run_dir: Path) -> None:
     """Run one rank of the settings in a folder that all ranks share."""
-    run_rank(load_settings(run_dir / SETTINGS_FILE), run_dir=run_dir)
+    settings = load_settings(run_dir / SETTINGS_FILE)
+    run_rank(load_plan(settings.plan_path), settings, run_dir=run_dir)
 
 
-def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:
-    """Run one rank of a plan; rank 0 returns the result and writes it.
+def run_rank(plan: Plan, settings: RunSettings, *, run_dir: Path | None) -> RunResult | None:
+    """Run one rank of a plan; rank 0 returns the result, and writes it into the run's folder.
 
     Parameters
     ----------
+    plan : Plan
+        The plan.
     settings : RunSettings
         What to run.
     run_dir : Path or None
         Folder shared by the processes of a local run, used to find each other; None to join the
         group that torchrun's environment describes.
     """
-    plan = load_plan(settings.plan_path)
     source = resolve_model(settings.model)
     device = join(settings, run_dir=run_dir)
     rank = dist.get_rank()
@@ -65,12 +68,16 @@ def run_rank(settings: RunSettings, *, run_dir: Path | None) -> RunResult | None
         backend=backend, device=device.type,
     )  # fmt: skip
     result = judge(plan, settings, source=source, measured=measured)
-    write_atomically(settings.result_path, json.dumps(result_to_json(result), indent=1) + "\n")
+    if run_dir is not None:
+        text = json.dumps(result_to_json(result), indent=1) + "\n"
+        write_atomically(settings.result_path, text)
     return result
 
 
 def join(settings: RunSettings, *, run_dir: Path | None) -> torch.device:
     """Join the other ranks; return this one's device."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun leaves its ranks alive when it is killed
+        die_with_parent(os.getppid())
     torch.set_num_threads(settings.threads_per_process)
     world = settings.shape.num_processes
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
@@ -185,7 +192,7 @@ def _steps(
 def _whole_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Gather gradients within each stage, as the optimizer will use them; one rank keeps them."""
     ranks = trainer.ranks
-    keeps = ranks.coordinate("dp") == 0 and ranks.coordinate("tp") == 0
+    keeps = not any(ranks.coordinate(axis) for axis in ("dp", "cp", "tp"))
     whole: dict[str, torch.Tensor] = {}
     for name, parameter in trainer.assembly.parameters().items():
         if parameter.grad is None:

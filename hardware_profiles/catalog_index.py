@@ -1,6 +1,5 @@
 """Where profiles lie: the catalogue inside the package and the user's own folder."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hardware_profiles.errors import ProfileError
+from hardware_profiles.nearest import nearest_names
 
 ProfileKind = Literal["device", "link", "cluster", "software"]
 
@@ -126,9 +126,7 @@ def shipped_path(name: str, *, kind: ProfileKind) -> Path:
 
 def nearest_hint(name: str, *, names: Sequence[str]) -> str:
     """Return the part of a message that offers the nearest known names."""
-    wanted = name.lower()
-    begins = [known for known in names if wanted and known.startswith(wanted)]
-    near = (begins or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5))[:3]
+    near = nearest_names(name, names)
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"'paraplan profiles' lists the {len(names)} known ones"

@@ -8,6 +8,9 @@ from hardware_profiles.device import FlashVersion, Precision
 from hardware_profiles.provenance import Provenance
 
 AttentionKernel = Literal["unfused", "flash"]
+SplitBackward = Literal["none", "graph"]
+"""Whether pipelines run gradients of weights apart from those of inputs (zero bubble), and what
+stays in between: all that backward saved."""
 GradientBuckets = Literal["none", "views", "copies", "two"]
 """Where replicas reduce gradients: where they lie; in buckets that stay and hold them; in buckets
 that hold a second copy of all; in two buckets that are filled in turn."""
@@ -68,6 +71,7 @@ class SoftwareProfile:
     gradient_accumulation_bytes: float = 0.0
     """Bytes moved per parameter and microbatch to bring a gradient into its buffer, beside what the
     product writes: casts, copies into buckets, read and write of the buffer [B]."""
+    split_backward: SplitBackward = "none"
     scatters_pipeline: bool = False
     """Stages send each tensor rank's piece and gather it on arrival (arXiv:2104.04473, 4.1)."""
     keeps_gathered: bool = False
@@ -102,6 +106,11 @@ class SoftwareProfile:
     sharded_unit_s: float = 0.0
     """Time of one gathering of a sharded unit's weights, or one reduction of its gradients, beside
     the bytes it moves: hooks, copies, the latency of the collective [s]."""
+    checkpoint_s: float = 0.0
+    """Host time of one activation checkpoint beside the forward pass that it repeats, not hidden
+    behind the device [s]."""
+    first_bucket_bytes: float = 0.0
+    """The first bucket of gradients that torch's DDP reduces, so that it may start early [B]."""
     product_share: float = 1.0
     """How the stack's matrix products run as compared with the device's, which are measured with a
     later library [1]."""

@@ -19,7 +19,12 @@ from hardware_profiles.document import (
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.pairs import read_pairs
 from hardware_profiles.provenance import Provenance
-from hardware_profiles.software import AttentionKernel, GradientBuckets, SoftwareProfile
+from hardware_profiles.software import (
+    AttentionKernel,
+    GradientBuckets,
+    SoftwareProfile,
+    SplitBackward,
+)
 from hardware_profiles.software_overrides import overridden
 from hardware_profiles.units import Dimension
 
@@ -50,6 +55,8 @@ QUANTITIES: dict[str, tuple[str, Dimension, float]] = {
     "collective_call": ("collective_call_s", "time", 1.0),
     "optimizer_tensor": ("optimizer_tensor_s", "time", 1.0),
     "sharded_unit": ("sharded_unit_s", "time", 1.0),
+    "checkpoint": ("checkpoint_s", "time", 1.0),
+    "first_bucket": ("first_bucket_bytes", "size", 1e12),
     "gradient_accumulation": ("gradient_accumulation_bytes", "size", 100.0),
     "sharded_operator_overhead": ("sharded_operator_overhead_s", "time", 1.0),
     "overlap_gradient_sync": ("overlap_gradient_sync", "ratio", 1.0),
@@ -71,6 +78,8 @@ _OPTIONAL = {
     "product_share",
     "optimizer_tensor",
     "sharded_unit",
+    "checkpoint",
+    "first_bucket",
     "collective_call",
     "host_call",
     "gradient_accumulation",
@@ -80,7 +89,10 @@ _OPTIONAL = {
 }
 """Zero where a profile leaves it out."""
 _POSITIVE = {"compute_slowdown", "gradient_bucket"}
-_OPTIONAL_CHOICES = {"gradient_buckets": get_args(GradientBuckets)}
+_OPTIONAL_CHOICES = {
+    "gradient_buckets": get_args(GradientBuckets),
+    "split_backward": get_args(SplitBackward),
+}
 _CHOICES = {"attention": get_args(AttentionKernel), "gradient_precision": ("compute", "fp32")}
 
 

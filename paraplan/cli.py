@@ -213,7 +213,7 @@ def calibrate(
 @app.command()
 def compare(
     plan_file: Annotated[Path | None, typer.Argument(metavar="PLAN.json")] = None,
-    run_file: Annotated[Path | None, typer.Argument(metavar="RUN.json")] = None,
+    run_file: Annotated[Path | None, typer.Argument(metavar="RUN.json|JOB.json")] = None,
     *,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Small models x strategies, measured here and now.")
@@ -225,17 +225,22 @@ def compare(
     write_docs: Annotated[
         bool, typer.Option("--write-docs", help="Matrix: write docs/measured-here.md.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="File for both timelines in one Perfetto trace.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print predicted beside measured, for a run or for a matrix of small models."""
+    """Print predicted beside measured, for a run, a job or a matrix of small models."""
     from paraplan.verbs_run import compare_verb, matrix_verb
 
+    if matrix and (trace is not None or plan_file is not None):
+        raise typer.BadParameter("--matrix makes its own plans; leave out files and --trace")
     if matrix:
         matrix_verb(write_docs=write_docs, steps=steps, only=only, as_json=json)
     elif plan_file is None or run_file is None:
         raise typer.BadParameter("expected PLAN.json and RUN.json, or --matrix")
     else:
-        compare_verb(plan_file, run_file, as_json=json)
+        compare_verb(plan_file, run_file, trace=trace, as_json=json)
 
 
 @app.command()

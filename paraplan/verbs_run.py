@@ -99,17 +99,48 @@ def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None
     print_text(f"Written: {path}; use it with --cluster local")
 
 
-def compare_verb(plan_file: Path, run_file: Path, *, as_json: bool) -> None:
-    """Print predicted beside measured."""
+def compare_verb(plan_file: Path, run_file: Path, *, trace: Path | None, as_json: bool) -> None:
+    """Print predicted beside measured, of a run or a job; write both timelines as one trace."""
     from executor.compare import compare, comparison_table
+    from executor.compare_job import compare_job, load_job_if_one
     from executor.result import load_run
     from planner.plan import load_plan
 
-    rows = compare(load_plan(plan_file), load_run(run_file))
-    if as_json:
-        print_json({"rows": [dict(row) for row in rows]})
+    plan, job = load_plan(plan_file), load_job_if_one(run_file)
+    notes: list[str] = []
+    if job is not None:
+        if trace is not None:
+            raise StrategyError(
+                f"--trace: {run_file} is of a job, which records no timeline; give the run.json of "
+                "'paraplan run' without options of a job"
+            )
+        rows = compare_job(plan, job)
     else:
-        print_text(comparison_table(rows))
+        run = load_run(run_file)
+        rows = compare(plan, run)
+        if trace is not None:
+            notes = _write_overlay(plan_file, plan, run, trace)
+    if as_json:
+        print_json({"rows": [dict(row) for row in rows], "notes": notes})
+    else:
+        print_text("\n".join([comparison_table(rows), *notes]))
+
+
+def _write_overlay(plan_file: Path, plan: Any, run: Any, trace: Path) -> list[str]:
+    """Write the trace of a plan and its run; return what to tell."""
+    from paraplan.planning import simulate_plan
+    from planner.whole_file import write_whole
+    from simulator.exports.overlay import overlay_json
+
+    now, timeline = simulate_plan(plan_file, detail="full")
+    text = overlay_json(timeline, run.timeline)
+    write_whole(trace, text, error=StrategyError, makes_folders=True)
+    told = [f"Written: {trace}; open it at https://ui.perfetto.dev"]
+    then_s, now_s = (p.prediction.get("step_time_s") for p in (plan, now))
+    if then_s != now_s:
+        told.insert(0, f"note: the trace shows what is predicted now, {now_s:.4f} s; "
+                       f"profiles changed since the plan, which says {then_s:.4f} s")  # fmt: skip
+    return told
 
 
 def matrix_verb(*, write_docs: bool, steps: int, only: str | None, as_json: bool) -> None:

@@ -21,7 +21,8 @@ from planner.stage_memory import (
 from planner.step_costs import StepCosts
 from planner.step_time import StepTime, action_times, end_times, step_time, transfer_time
 from planner.strategy import Strategy
-from simulator.closed_form import in_flight_per_chunk
+from simulator.held import held_moments
+from simulator.zero_bubble import splits_backward
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +76,7 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
     num_microbatches = workload.global_batch_size // (mesh.dp * strategy.microbatch_size)
     actions = action_times(
         stages, sync, recompute=strategy.recompute, sharding=strategy.sharding, mesh=mesh,
+        splits=splits_backward(strategy.schedule),
         transfer_s=transfer_time(
             stages, mesh=mesh, cluster=cluster, software=software,
             is_replicated=not strategy.sequence_parallel and strategy.layout == "tensor",
@@ -114,7 +116,7 @@ def evaluate(book: PriceBook, strategy: Strategy, layout: LayoutSolution) -> Eva
             recompute=strategy.recompute,
             mesh=mesh,
             num_microbatches=num_microbatches,
-            tail_s=software.overlap_gradient_sync * actions.backward_compute_s,
+            tail_s=software.overlap_gradient_sync * actions.last_compute_s,
             sync_slowdown=software.compute_slowdown - 1.0,
             is_training=workload.is_training,
             resting_memory_bytes=resting,
@@ -183,7 +185,7 @@ def _step_part(
 ) -> dict[str, Floats]:
     problem = book.problem
     if not problem.workload.is_training:
-        return inference_memory(stages, pipeline_size=mesh.pp)
+        return inference_memory(stages, mesh=mesh)
     flags = (strategy.schedule, strategy.virtual_stages, strategy.recompute, strategy.sharding)
     key = (id(stages), mesh, num_microbatches, flags)
     if key not in book.memory_parts:
@@ -192,7 +194,7 @@ def _step_part(
             state_terms,
             mesh=mesh,
             recompute=strategy.recompute,
-            in_flight=in_flight_per_chunk(
+            held=held_moments(
                 strategy.schedule, num_stages=mesh.pp, num_microbatches=num_microbatches,
                 virtual_stages=strategy.virtual_stages,
             ),

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from planner.layouts.flows import has_tied_weights
 from planner.problem import Problem
 from planner.strategy import Strategy
+from simulator.zero_bubble import microbatches_per_round, splits_backward
 
 RING_HALVES = 2
 """Context parallelism gives each rank two pieces of the causal triangle, to balance work."""
@@ -98,6 +100,41 @@ def _pipeline(problem: Problem, strategy: Strategy) -> Rejection | None:
             reason="divisibility",
             message=f"schedule=interleaved needs microbatches ({microbatches}) to be a multiple of "
             f"pp={pp}; change microbatch or dp, or use schedule=1f1b",
+        )
+    if splits_backward(strategy.schedule):
+        return _split_backward(problem, strategy, microbatches=microbatches)
+    return None
+
+
+def _split_backward(problem: Problem, strategy: Strategy, *, microbatches: int) -> Rejection | None:
+    schedule, pp = strategy.schedule, strategy.pipeline_parallel_size
+    if not problem.workload.is_training:
+        return Rejection(
+            reason="mode",
+            message=f"schedule={schedule} splits the backward pass, which inference has not; "
+            "use schedule=1f1b",
+        )
+    per_round = microbatches_per_round(num_ranks=pp, num_microbatches=microbatches)
+    if schedule == "zero_bubble" and per_round is None:
+        return Rejection(
+            reason="divisibility",
+            message=f"schedule=zero_bubble deals microbatches ({microbatches}) in "
+            f"{microbatches // pp} equal rounds on pp={pp}, which do not divide; "
+            "change microbatch or dp, or use schedule=1f1b",
+        )
+    is_sharded = strategy.sharding != "none" and problem.software.fully_shards
+    if is_sharded and strategy.sharding == "parameters":
+        return Rejection(
+            reason="sharding",
+            message=f"schedule={schedule} with sharding=parameters: FSDP frees weights between the "
+            "gradients of inputs and those of weights; use sharding=optimizer",
+        )
+    if schedule == "zbv" and is_sharded and has_tied_weights(problem.graph):
+        return Rejection(
+            reason="tied weights",
+            message=f"schedule=zbv with sharding={strategy.sharding}: {problem.graph.name}'s head "
+            "shares the embedding's weight on one rank, and FSDP shards stages apart; "
+            "use sharding=none or schedule=zero_bubble",
         )
     return None
 

@@ -105,7 +105,7 @@ def gathered_of_stage(
     (``set_reshard_after_backward(False)`` in ``torch.distributed.pipelining.stage``); sharded
     gradients or optimizer states alone keep weights gathered where they rest as shards.
     """
-    whole = stages.total_parameters().reshape(-1, mesh.pp).sum(axis=0) * state.gathered
+    whole = mesh.by_rank(stages.total_parameters()).sum(axis=0) * state.gathered
     if sharding == "none":
         return np.zeros(mesh.pp)
     if sharding == "parameters":

@@ -107,8 +107,8 @@ def sync_messages(
     weights all-gathered (ZeRO, arXiv:1910.02054, section 7: 2, 2 and 3 times the parameters).
     Gradients of what is whole on several tensor ranks are summed over these on their own and whole
     (Megatron-LM's ``_allreduce_layernorm_grads``, torch's partial gradients), then join the others.
-    Messages go in buckets of ``software.gradient_bucket_bytes``; sharded gradients and weights go
-    unit by unit where a unit is larger (torch FSDP wraps blocks).
+    Messages go in buckets of ``software.gradient_bucket_bytes``, of which DDP's first is shorter;
+    sharded gradients and weights go unit by unit where a unit is larger (torch FSDP wraps blocks).
     """
     by_unit = sharding in ("gradients", "parameters")
     largest = stages.largest_item_parameters if by_unit else np.zeros(stages.num_stages)
@@ -124,7 +124,9 @@ def sync_messages(
             continue
         axes = tuple(axis for axis in ("dp", "cp") if mesh.group(axis).num_ranks > 1)
         kind: CollectiveKind = "all_reduce" if sharding == "none" else "reduce_scatter"
-        yield _message("reduce", kind, axes, elements, gradient_bytes, shards, largest, software)
+        is_ddp = sharding == "none" and mesh.tp == mesh.pp == 1
+        yield _message("reduce", kind, axes, elements, gradient_bytes, shards, largest, software,
+                       first_bytes=software.first_bucket_bytes if is_ddp else 0.0)  # fmt: skip
         if sharding != "none":
             yield _message("gather", "all_gather", axes, elements, state.gathered, shards, largest,
                            software)  # fmt: skip
@@ -143,6 +145,7 @@ def _elements(stages: StageCosts, keys: Collection[GradientKey]) -> Floats:
 def _message(
     role: SyncRole, kind: CollectiveKind, axes: tuple[str, ...], elements: Floats,
     item_bytes: float, group: Group, largest: Floats, software: SoftwareProfile,
+    *, first_bytes: float = 0.0,
 ) -> SyncMessage:  # fmt: skip
     bucket_bytes = np.maximum(
         max(
@@ -152,7 +155,9 @@ def _message(
         largest * item_bytes,
     )
     num_bytes = elements * item_bytes
-    pieces = np.maximum(1.0, np.ceil(num_bytes / bucket_bytes)) * (num_bytes > 0)
+    starts_early = (num_bytes > first_bytes) & (first_bytes > 0)
+    rest = np.where(starts_early, num_bytes - first_bytes, num_bytes)
+    pieces = np.maximum(1.0, np.ceil(rest / bucket_bytes)) * (num_bytes > 0) + starts_early
     return SyncMessage(
         role=role, kind=kind, axes=axes, group=group, message_bytes=num_bytes, num_pieces=pieces
     )

@@ -33,6 +33,10 @@ class BlockTimes:
     forward_s: Floats
     backward_s: Floats
     """With the accumulation of gradients [s]."""
+    inputs_s: Floats
+    """Gradients of inputs alone, where a schedule makes those of weights later [s]."""
+    weights_s: Floats
+    """Gradients of weights alone, with their accumulation [s]."""
     recompute_s: Floats
     """The forward pass run again from a checkpoint [s]."""
 
@@ -76,6 +80,9 @@ def block_times(
     backward = np.array([unit.backward_s for unit in units]) + accumulation
     tensors = np.array([num_parameter_tensors(graph, unit) for unit in graph.units])
     again = _calls(units, "forward", mesh=mesh)
+    backward_calls = _calls(units, "backward", mesh=mesh)
+    weights = np.array([unit.weight_s for unit in units]) + accumulation
+    weight_calls = np.array([unit.weight_calls for unit in units]) + tensors * (accumulation > 0)
 
     def longer(device_s: Floats, calls: Floats, phase: Phase) -> Floats:
         waiting = software.host_call_s * calls - device_s - comm_s[phase]
@@ -84,12 +91,14 @@ def block_times(
 
     return BlockTimes(
         forward_s=longer(forward, again, "forward"),
-        backward_s=longer(
-            backward,
-            _calls(units, "backward", mesh=mesh) + tensors * (accumulation > 0),
+        backward_s=longer(backward, backward_calls + tensors * (accumulation > 0), "backward"),
+        inputs_s=longer(
+            backward - weights,
+            backward_calls - np.array([unit.weight_calls for unit in units]),
             "backward",
         ),
-        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward"),
+        weights_s=np.maximum(weights, software.host_call_s * weight_calls),
+        recompute_s=longer(forward, again + RECOMPUTE_CALLS, "forward") + software.checkpoint_s,
     )
 
 

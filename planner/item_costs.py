@@ -51,6 +51,12 @@ class ItemCosts:
     layout: LayoutSolution
     forward_s: Floats
     backward_s: Floats
+    inputs_s: Floats
+    """Gradients of inputs alone, where a schedule makes those of weights later [s]."""
+    weights_s: Floats
+    """Gradients of weights alone [s]."""
+    beside_weights_s: Floats
+    """Communication that hides beside products of weight gradients, which follow at once [s]."""
     selective_s: Floats
     op_s: Floats
     """Compute that op-level recomputation adds to backward, 0 for items it does not cover [s]."""
@@ -59,6 +65,9 @@ class ItemCosts:
     forward_comm_s: Mapping[str, Floats]
     """Category (tensor, context, expert) -> exposed time in forward [s]."""
     backward_comm_s: Mapping[str, Floats]
+    awaiting_bytes: Floats
+    """Kept between the gradients of inputs and those of weights [B]."""
+    selective_awaiting_bytes: Floats
     saved_bytes: Floats
     selective_saved_bytes: Floats
     op_saved_bytes: Floats
@@ -139,6 +148,16 @@ def item_costs(
         layout=layout,
         forward_s=host.forward_s[repeat] + dispatch,
         backward_s=host.backward_s[repeat] + BACKWARD_OPERATORS * dispatch,
+        inputs_s=host.inputs_s[repeat] + dispatch,
+        weights_s=host.weights_s[repeat] + (BACKWARD_OPERATORS - 1.0) * dispatch,
+        beside_weights_s=np.array(
+            [
+                _beside_weights_s(unit, mesh=mesh, cluster=cluster, software=software)
+                for unit in units
+            ]
+        )[repeat],
+        awaiting_bytes=spread(lambda unit: unit.awaiting_bytes),
+        selective_awaiting_bytes=spread(lambda unit: unit.selective_awaiting_bytes),
         recompute_s=(host.recompute_s[repeat] + dispatch) * is_recomputed,
         selective_s=spread(lambda unit: unit.selective_recompute_s),
         op_s=spread(lambda unit: unit.op_recompute_s) * is_recomputed,
@@ -215,7 +234,28 @@ def _exposed_s(
     software: SoftwareProfile,
 ) -> float:
     """Return the time of a unit's collectives of one category that compute does not hide [s]."""
-    uses = [
+    uses = _timed_uses(unit, phase, category, mesh=mesh, cluster=cluster, software=software)
+    total_s = sum(seconds for _, seconds in uses)
+    if category != "tensor":
+        return total_s
+    exposed_s = (1.0 - software.overlap_tensor_parallel) * total_s
+    if phase == "forward":
+        return exposed_s
+    hidden_s = _beside_weights_s(unit, mesh=mesh, cluster=cluster, software=software)
+    return max(0.0, exposed_s - hidden_s)
+
+
+def _timed_uses(
+    unit: UnitTerms,
+    phase: Phase,
+    category: str,
+    *,
+    mesh: MeshShape,
+    cluster: Cluster,
+    software: SoftwareProfile,
+) -> list[tuple[str, float]]:
+    """Return kind and time of a unit's collectives of one category [s]."""
+    return [
         (
             use.kind,
             use.count
@@ -227,17 +267,22 @@ def _exposed_s(
         for use in unit.communication
         if use.phase == phase and CATEGORY_OF_AXIS[use.axis] == category
     ]
+
+
+def _beside_weights_s(
+    unit: UnitTerms, *, mesh: MeshShape, cluster: Cluster, software: SoftwareProfile
+) -> float:
+    """Return the tensor communication that runs beside products of weight gradients [s]."""
+    if software.overlap_tensor_backward == 0.0:
+        return 0.0
+    uses = _timed_uses(unit, "backward", "tensor", mesh=mesh, cluster=cluster, software=software)
     total_s = sum(seconds for _, seconds in uses)
-    if category != "tensor":
-        return total_s
-    exposed_s = (1.0 - software.overlap_tensor_parallel) * total_s
-    if phase == "forward":
-        return exposed_s
     beside_s = sum(seconds for kind, seconds in uses if kind in BESIDE_WEIGHT_PRODUCTS)
-    hidden_s = min(
-        software.overlap_tensor_backward * beside_s, WEIGHT_PRODUCTS_SHARE * unit.backward_s
+    return min(
+        software.overlap_tensor_backward * beside_s,
+        WEIGHT_PRODUCTS_SHARE * unit.backward_s,
+        (1.0 - software.overlap_tensor_parallel) * total_s,
     )
-    return max(0.0, exposed_s - hidden_s)
 
 
 def collective_use_time(use: CollectiveUse, *, mesh: MeshShape, cluster: Cluster) -> float:
@@ -259,6 +304,8 @@ def slowest(costs: list[ItemCosts]) -> ItemCosts:
         first,
         forward_s=worst(lambda c: c.forward_s),
         backward_s=worst(lambda c: c.backward_s),
+        inputs_s=worst(lambda c: c.inputs_s),
+        weights_s=worst(lambda c: c.weights_s),
         selective_s=worst(lambda c: c.selective_s),
         op_s=worst(lambda c: c.op_s),
         recompute_s=worst(lambda c: c.recompute_s),

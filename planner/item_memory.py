@@ -22,6 +22,9 @@ class ItemMemory:
     """First item of each virtual stage."""
     saved: Mapping[Recompute, Floats]
     """Kept for backward."""
+    awaiting: Mapping[Recompute, Floats]
+    """Kept between the gradients of inputs and those of weights, where these run apart; only with
+    what such a backward pass allows to recompute."""
     transient: Mapping[Recompute, Floats]
     """Most alive beside it while the item runs backward, its recomputation included."""
     lazy: Mapping[Recompute, Floats]
@@ -183,6 +186,7 @@ def item_memory(items: ItemCosts, starts: Ints) -> ItemMemory:
             "selective_op": kept + beyond,
             "full": np.where(again, entry, items.saved_bytes + beyond),
         },
+        awaiting={"none": items.awaiting_bytes, "selective": items.selective_awaiting_bytes},
         transient={
             "none": items.workspace_bytes,
             "selective": items.selective_workspace_bytes,

@@ -8,10 +8,13 @@ starts only when all members of its group have reached it.
 from collections.abc import Mapping
 
 from planner.lowering_end import add_end
-from planner.step_costs import ProgramBuilder, StepCosts
+from planner.step_costs import Floats, ProgramBuilder, StepCosts
 from simulator.program import Program, Stream, Task
 from simulator.schedules import Action, schedule_actions
 
+_CATEGORIES = {
+    "F": "forward", "B": "backward", "I": "input_gradients", "W": "weight_gradients",
+}  # fmt: skip
 STREAM_OF_CATEGORY: Mapping[str, Stream] = {
     "tensor": "tensor",
     "context": "tensor",
@@ -72,7 +75,7 @@ def _in_dependency_order(orders: tuple[tuple[Action, ...], ...], costs: StepCost
                 action = queue[position[rank]]
                 if not _needs(action, last) <= done:
                     break
-                done.add((action.kind, action.stage, action.microbatch))
+                done.add(_result(action))
                 merged.append(action)
                 position[rank] += 1
         if len(merged) == before:
@@ -80,10 +83,17 @@ def _in_dependency_order(orders: tuple[tuple[Action, ...], ...], costs: StepCost
     return merged
 
 
+def _result(action: Action) -> tuple[str, int, int]:
+    """Return what others wait for: input gradients alone serve as a whole backward does."""
+    return ("B" if action.kind == "I" else action.kind, action.stage, action.microbatch)
+
+
 def _needs(action: Action, last_stage: int) -> set[tuple[str, int, int]]:
     stage, microbatch = action.stage, action.microbatch
     if action.kind == "F":
         return {("F", stage - 1, microbatch)} if stage > 0 else set()
+    if action.kind == "W":
+        return set()  # its own rank runs the gradients of inputs before, which its order says
     needs = {("F", stage, microbatch)}
     if stage < last_stage:
         needs.add(("B", stage + 1, microbatch))
@@ -91,11 +101,10 @@ def _needs(action: Action, last_stage: int) -> set[tuple[str, int, int]]:
 
 
 def _add_action(builder: ProgramBuilder, action: Action) -> None:
-    """Add compute, exposed communication and transfer of one forward or backward."""
+    """Add compute, exposed communication and transfer of one pass."""
     costs = builder.costs
-    forward = action.kind == "F"
     compute_s, comm = _durations(costs, action)
-    last_backward = not forward and action.microbatch == costs.num_microbatches - 1
+    last_backward = action.kind in "BW" and action.microbatch == costs.num_microbatches - 1
     ends: dict[int, int] = {}
     for replica in range(builder.replicas):
         rank = builder.rank(action.stage, replica)
@@ -114,16 +123,22 @@ def _add_action(builder: ProgramBuilder, action: Action) -> None:
             ends = _add_collective(builder, action, category, duration_s, ends)
     if last_backward:
         ends = _add_tails(builder, action, ends)
-    for replica, end in ends.items():
+    for replica, end in ends.items() if action.kind != "W" else ():
         _add_transfer(builder, action, replica=replica, end=end, blocking_s=comm.get("pipeline", 0))
 
 
 def _durations(costs: StepCosts, action: Action) -> tuple[float, dict[str, float]]:
     actions, stage = costs.actions, action.stage
+    compute: Floats
+    table: Mapping[str, Floats]
     if action.kind == "F":
         compute, table = actions.forward_compute_s, actions.forward_comm_s
+    elif action.kind == "W":
+        compute, table = actions.last_compute_s, {}
     else:
         compute, table = actions.backward_compute_s, actions.backward_comm_s
+        if action.kind == "I":
+            compute = compute - actions.last_compute_s
     return float(compute[stage]), {category: float(v[stage]) for category, v in table.items()}
 
 
@@ -138,9 +153,8 @@ def _add_compute(
 ) -> int:
     """Add the compute task; the last backward leaves out its tail."""
     costs = builder.costs
-    saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
     transient = float(costs.stages.transient_bytes[costs.recompute][action.stage])
-    keeps = saved if costs.is_training else 0.0
+    kept = _kept_bytes(costs, action)
     overlap = float(costs.tail_s[action.stage]) if splits else 0.0
     return builder.add(
         Task(
@@ -150,19 +164,29 @@ def _add_compute(
             kind="compute",
             duration_s=duration_s - overlap,
             depends_on=depends_on,
-            memory_at_start_bytes=transient + (keeps if action.kind == "F" else 0.0),
-            memory_at_end_bytes=-transient - (keeps if action.kind == "B" and not splits else 0.0),
-            category="forward" if action.kind == "F" else "backward",
+            memory_at_start_bytes=transient + max(kept, 0.0),
+            memory_at_end_bytes=-transient + (0.0 if splits else min(kept, 0.0)),
+            category=_CATEGORIES[action.kind],
             stage=action.stage,
             microbatch=action.microbatch,
         )
     )
 
 
+def _kept_bytes(costs: StepCosts, action: Action) -> float:
+    """Return by how much an action changes what its rank keeps, for good [B]."""
+    if not costs.is_training:
+        return 0.0
+    saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
+    if action.kind in "FB":
+        return saved if action.kind == "F" else -saved
+    awaiting = float(costs.stages.awaiting_bytes[costs.recompute][action.stage])
+    return awaiting - saved if action.kind == "I" else -awaiting
+
+
 def _add_tails(builder: ProgramBuilder, action: Action, ends: Mapping[int, int]) -> dict[int, int]:
     """Add the part of the last backward under which gradient reduction may already run."""
     costs = builder.costs
-    saved = float(costs.stages.saved_bytes[costs.recompute][action.stage])
     hidden = float(costs.end.sync_hidden_s[action.stage])
     tails: dict[int, int] = {}
     for replica, end in ends.items():
@@ -171,14 +195,14 @@ def _add_tails(builder: ProgramBuilder, action: Action, ends: Mapping[int, int])
         builder.gate.pop(rank, None)
         tails[replica] = builder.add(
             Task(
-                name=f"{action.stage}B{action.microbatch}'",
+                name=f"{action}'",
                 rank=rank,
                 stream="compute",
                 kind="compute",
                 duration_s=float(costs.tail_s[action.stage]) + costs.sync_slowdown * hidden,
                 depends_on=(end,),
-                memory_at_end_bytes=-saved,
-                category="backward",
+                memory_at_end_bytes=_kept_bytes(costs, action),
+                category=_CATEGORIES[action.kind],
                 stage=action.stage,
                 microbatch=action.microbatch,
             )
@@ -223,8 +247,9 @@ def _add_transfer(
     last = costs.stages.num_stages - 1
     sends = action.stage < last if action.kind == "F" else action.stage > 0
     entered = action.stage + 1 if action.kind == "F" else action.stage
-    key = (action.kind, action.stage, action.microbatch, replica)
-    if not sends or costs.mesh.pp == 1:
+    key = (*_result(action), replica)
+    mesh = costs.mesh
+    if not sends or mesh.rank_of_stage(entered) == mesh.rank_of_stage(entered - 1):
         builder.ready[key] = end
         return
     parts = (("send", blocking_s), ("send'", costs.actions.transfer_s - blocking_s))

@@ -8,7 +8,9 @@ from planner.baselines import Baseline
 from planner.evaluation import Evaluation
 from planner.explanation import explain
 from planner.graph import ModelGraph
+from planner.layouts.evaluate import tensor_layouts
 from planner.layouts.placements import planned_layout
+from planner.layouts.solve import setting_for
 from planner.mesh import mesh_axes
 from planner.plan import (
     Plan,
@@ -77,7 +79,14 @@ def _plan(
     workload, cluster = problem.workload, problem.cluster
     layouts: tuple[PlannedLayout, ...] = ()
     if evaluation.mesh.tp > 1:
-        layouts = (planned_layout(graph, evaluation.layout),)
+        setting = setting_for(
+            graph, layout=evaluation.layout, context_parallel_size=evaluation.mesh.cp,
+            expert_parallel_size=evaluation.mesh.ep,
+            microbatch_size=evaluation.strategy.microbatch_size, workload=problem.workload,
+            cluster=problem.cluster, software=problem.software,
+        )  # fmt: skip
+        states = tensor_layouts(setting, evaluation.layout)
+        layouts = (planned_layout(graph, evaluation.layout, states=states),)
     return Plan(
         paraplan_version=VERSION,
         model=PlannedModel(

@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from planner.strategy import Strategy
 from simulator.groups import Group, axis_group
+from simulator.placement import is_v_shaped, rank_of_stage, stages_of_ranks
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 AXIS_ORDER = ("pp", "dp", "cp", "tp")
 """Outermost to innermost: tensor groups sit closest, pipeline neighbours farthest, as in
@@ -22,11 +29,49 @@ class MeshShape:
     devices_per_node: int
     replicas: int = 1
     """Copies of what is sharded over data ranks."""
+    v_shaped: bool = False
+    """Stages go down the pipeline ranks and up again, else round and round."""
 
     @property
     def stage_ranks(self) -> int:
         """Ranks of one pipeline stage."""
         return self.dp * self.cp * self.tp
+
+    def rank_of_stage(self, stage: int) -> int:
+        """Return the pipeline rank that holds a virtual stage."""
+        return rank_of_stage(stage, num_ranks=self.pp, v_shaped=self.v_shaped)
+
+    def ranks_of_stages(self, stages: Ints) -> Ints:
+        """Return the pipeline rank of each of some virtual stages."""
+        place = stages % self.pp
+        if not self.v_shaped:
+            return place
+        turned: Ints = np.where(stages // self.pp % 2, self.pp - 1 - place, place)
+        return turned
+
+    def by_rank(self, values: Floats) -> Floats:
+        """Return values of virtual stages by (virtual stage of the rank, rank)."""
+        table = values.reshape(-1, self.pp)
+        if not self.v_shaped:
+            return table
+        return table.ravel()[
+            stages_of_ranks(num_ranks=self.pp, num_stages=len(values), v_shaped=True)
+        ]
+
+    def by_stage(self, table: Floats) -> Floats:
+        """Return values by (virtual stage of the rank, rank) in the order of the stages."""
+        if not self.v_shaped:
+            return table.ravel()
+        values = np.empty(table.size)
+        stages = stages_of_ranks(num_ranks=self.pp, num_stages=table.size, v_shaped=True)
+        values[stages] = table
+        return values
+
+    def crossings(self, num_stages: int) -> NDArray[np.bool_]:
+        """Return whether what each stage but the last hands on goes to another rank."""
+        ranks = self.ranks_of_stages(np.arange(num_stages, dtype=np.int64))
+        crossed: NDArray[np.bool_] = ranks[1:] != ranks[:-1]
+        return crossed
 
     def group(self, *axes: str) -> Group:
         """Return the group that spans some axes.
@@ -108,6 +153,7 @@ def mesh_of(strategy: Strategy, *, devices_per_node: int) -> MeshShape:
         ep=strategy.expert_parallel_size,
         devices_per_node=devices_per_node,
         replicas=strategy.sharding_replicas,
+        v_shaped=is_v_shaped(strategy.schedule),
     )
 
 

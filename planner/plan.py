@@ -68,7 +68,10 @@ class PlannedUnits(_Frozen):
 
 
 class PlannedStage(_Frozen):
-    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``."""
+    """One (virtual) pipeline stage; stage ``i`` lives on pipeline rank ``i % pp``.
+
+    Under ``schedule=zbv`` stages ``r`` and ``2 * pp - 1 - r`` live on rank ``r``.
+    """
 
     units: tuple[PlannedUnits, ...]
     module_paths: tuple[str, ...]
@@ -98,6 +101,8 @@ class PlannedLayout(_Frozen):
     """Operator -> label it splits, or null for replicated."""
     parameters: dict[str, Placement]
     """Module parameter name -> placement; parameters not listed are replicated."""
+    tensors: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    """Tensor -> layouts in which its value and its gradient are held between operators."""
     modules: dict[str, ModuleBoundary]
     """Module path -> layout changes at its entry and exit."""
     model_input: Placement = "R"

@@ -163,14 +163,14 @@ class PriceBook:
         """Return stage costs; on mixed clusters each stage runs on the devices it is placed on."""
         number = self.layouts(strategy).index(layout)
         num_stages = mesh.pp * strategy.virtual_stages
-        key = (layout_key(strategy), number, num_stages, mesh.pp, mesh.stage_ranks)
+        key = (layout_key(strategy), number, num_stages, mesh.pp, mesh.stage_ranks, mesh.v_shaped)
         if key not in self._stages:
             per_rank = [
                 slowest([self.items(strategy, layout, mesh=mesh, device=d) for d in devices])
                 for devices in self._devices_of_stages(mesh)
             ]
             self._stages[key] = _assemble(
-                self.problem.graph, per_rank, num_stages=num_stages, pipeline_size=mesh.pp
+                self.problem.graph, per_rank, num_stages=num_stages, mesh=mesh
             )
         return self._stages[key]
 
@@ -240,18 +240,18 @@ def _as_if_all(cluster: Cluster, device: DeviceProfile) -> Cluster:
 
 
 def _assemble(
-    graph: ModelGraph, per_rank: list[ItemCosts], *, num_stages: int, pipeline_size: int
+    graph: ModelGraph, per_rank: list[ItemCosts], *, num_stages: int, mesh: MeshShape
 ) -> StageCosts:
-    """Return stage costs where stage ``i`` takes its times from rank ``i % p``."""
+    """Return stage costs where each stage takes its times from the rank that holds it."""
     first = per_rank[0]
     total = first.forward_s + first.backward_s + first.comm_s("forward") + first.comm_s("backward")
     if len(per_rank) == 1:
-        return stage_costs(first, stage_cuts(graph, total, num_stages=num_stages))
+        return stage_costs(first, stage_cuts(graph, total, num_stages=num_stages), mesh=mesh)
     speeds = np.array([1.0 / (c.forward_s.sum() + c.backward_s.sum()) for c in per_rank])
-    speeds = np.tile(speeds / speeds.max(), num_stages // pipeline_size)
+    picks = mesh.ranks_of_stages(np.arange(num_stages, dtype=np.int64))
+    speeds = (speeds / speeds.max())[picks]
     cuts = stage_cuts(graph, total, num_stages=num_stages, stage_speed=speeds)
-    variants = [stage_costs(costs, cuts) for costs in per_rank]
-    picks = np.arange(num_stages) % pipeline_size
+    variants = [stage_costs(costs, cuts, mesh=mesh) for costs in per_rank]
 
     def choose(values: list[Floats]) -> Floats:
         return np.array([values[rank][stage] for stage, rank in enumerate(picks)])
@@ -265,4 +265,8 @@ def _assemble(
         backward_compute_s={
             m: choose([v.backward_compute_s[m] for v in variants]) for m in base.backward_compute_s
         },
+        inputs_compute_s={
+            m: choose([v.inputs_compute_s[m] for v in variants]) for m in base.inputs_compute_s
+        },
+        weights_compute_s=choose([v.weights_compute_s for v in variants]),
     )

@@ -13,6 +13,7 @@ from simulator.timeline import Timeline
 
 MAX_ACTIONS = 6_000
 """Forwards and backwards beyond which a folded replay is extrapolated [1]."""
+_WARM_ROUNDS = {"interleaved": 2, "zero_bubble": 2, "zbv": 2}
 SHOWN_FACTOR = 2
 """Microbatches per pipeline rank that a drawn timeline shows of a long pipeline [1]."""
 
@@ -28,13 +29,14 @@ def replay_step_time(evaluation: Evaluation) -> float:
     A pipeline with more than :data:`MAX_ACTIONS` actions is replayed twice with fewer microbatches;
     in the steady state each further one adds the same time, which tests hold against full replays.
     1F1B is steady after as many microbatches as ranks; Megatron's interleaving warms up differently
-    for exactly that many, so it starts from twice as many.
+    for exactly that many, so it starts from twice as many, as do schedules that split the backward
+    pass: a V is full with twice as many.
     """
     full = evaluation.num_microbatches
     stages = evaluation.stages.num_stages
     if 2 * full * stages <= MAX_ACTIONS:
         return _with_microbatches(evaluation, full) * evaluation.straggler_factor
-    warm = 2 if evaluation.strategy.schedule == "interleaved" else 1
+    warm = _WARM_ROUNDS.get(evaluation.strategy.schedule, 1)
     first = warm * evaluation.mesh.pp
     second = first + evaluation.mesh.pp
     if second >= full:

@@ -13,7 +13,7 @@ from planner.feasibility import find_rejection
 from planner.layouts.terms import LayoutSolution
 from planner.problem import PriceBook, Problem
 from planner.processes import num_workers
-from planner.space import Core, cores, microbatch_sizes, recomputes, strategies_of
+from planner.space import Core, cores, microbatch_sizes, recomputes, recomputes_of, strategies_of
 from planner.strategy import Recompute, Strategy, check_strategy
 
 Progress = Callable[[str, int, int], None]
@@ -150,9 +150,13 @@ def _score_options(
     book: PriceBook, tally: Tally, options: list[Strategy], *, fixed: dict[str, Any]
 ) -> bool:
     """Score strategies that share layouts; return whether larger microbatches may fit, too."""
-    modes = recomputes(book.problem, fixed=fixed)
+    all_modes = recomputes(book.problem, fixed=fixed)
     any_fits = False
     for strategy in options:
+        modes = recomputes_of(strategy, all_modes)
+        if not modes:
+            tally.reject("contradiction", _no_recomputation(strategy, all_modes[0]))
+            continue
         if not _leanest_fits(book, strategy, modes[-1]):
             tally.reject("memory", f"'{strategy}' does not fit even with every weight cut")
             continue
@@ -170,6 +174,15 @@ def _score_options(
             if mode == modes[0]:
                 break
     return any_fits
+
+
+def _no_recomputation(strategy: Strategy, mode: Recompute) -> str:
+    """Return why a schedule does not go with what is recomputed."""
+    try:
+        check_strategy(replace(strategy, recompute=mode))
+    except StrategyError as error:
+        return str(error)
+    return f"'{strategy}' does not go with recompute={mode}"
 
 
 def _leanest_fits(book: PriceBook, strategy: Strategy, most: Recompute) -> bool:

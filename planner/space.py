@@ -6,7 +6,8 @@ from typing import Any
 
 from planner.feasibility import num_experts
 from planner.problem import Problem
-from planner.strategy import Recompute, Schedule, Sharding, Strategy
+from planner.strategy import SPLIT_RECOMPUTE_MODES, Recompute, Schedule, Sharding, Strategy
+from simulator.zero_bubble import ZBV_STAGES, splits_backward
 
 MAX_TENSOR_NODES = 1
 """Tensor groups stay inside this many nodes unless the user fixes ``tp``: every layer waits for
@@ -136,7 +137,8 @@ def schedules(
     """Return (schedule, virtual stages) worth trying for a pipeline size.
 
     ``gpipe`` takes as long as ``1f1b`` and holds more activations, so it is tried only where the
-    user fixes it.
+    user fixes it; schedules that split the backward pass, where the stack can or the user fixes
+    them.
     """
     if pipeline_size == 1 or not problem.workload.is_training:
         return [(fixed.get("schedule", "1f1b"), fixed.get("virtual_stages", 1))]
@@ -146,18 +148,22 @@ def schedules(
         for v in range(2, max(1, repeats // pipeline_size) + 1)
         if v <= MAX_VIRTUAL_STAGES and _deals_evenly(problem, pipeline_size * v)
     ]
+    if "virtual_stages" in fixed and fixed["virtual_stages"] > 1:
+        chunks = [fixed["virtual_stages"]]
+    wanted = fixed.get("schedule")
     found: list[tuple[Schedule, int]] = [("1f1b", 1), *(("interleaved", v) for v in chunks)]
-    if "schedule" in fixed or "virtual_stages" in fixed:
-        if fixed.get("schedule") == "gpipe":
-            found = [("gpipe", 1)]
-        if "virtual_stages" in fixed and fixed["virtual_stages"] > 1:
-            found = [("interleaved", fixed["virtual_stages"])]
-        found = [
-            (schedule, v)
-            for schedule, v in found
-            if fixed.get("schedule", schedule) == schedule and fixed.get("virtual_stages", v) == v
-        ]
-    return found
+    if wanted == "gpipe":
+        found = [("gpipe", 1)]
+    if splits_backward(wanted or "") or problem.software.split_backward != "none":
+        few = chunks if wanted == "zero_bubble" else chunks[:1]
+        found += [("zero_bubble", 1), *(("zero_bubble", v) for v in few)]
+        if wanted == "zbv" or _deals_evenly(problem, pipeline_size * ZBV_STAGES):
+            found.append(("zbv", ZBV_STAGES))
+    return [
+        (schedule, v)
+        for schedule, v in found
+        if fixed.get("schedule", schedule) == schedule and fixed.get("virtual_stages", v) == v
+    ]
 
 
 def _deals_evenly(problem: Problem, num_stages: int) -> bool:
@@ -217,6 +223,13 @@ def recomputes(problem: Problem, *, fixed: dict[str, Any]) -> list[Recompute]:
     if not problem.workload.is_training:
         return ["none"]
     return ["none", "selective", "selective_op", "full"]
+
+
+def recomputes_of(strategy: Strategy, modes: list[Recompute]) -> list[Recompute]:
+    """Return those modes that a strategy's schedule allows."""
+    if not splits_backward(strategy.schedule):
+        return modes
+    return [mode for mode in modes if mode in SPLIT_RECOMPUTE_MODES]
 
 
 def strategies_of(

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from planner.item_costs import GradientKey, ItemCosts
 from planner.item_memory import ItemMemory, item_memory
-from planner.strategy import Recompute
+from planner.mesh import MeshShape
+from planner.strategy import SPLIT_RECOMPUTE_MODES, Recompute
 
 Floats = NDArray[np.float64]
 RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "selective_op", "full")
@@ -26,11 +27,20 @@ class StageCosts:
     """With exposed communication and recomputation [s]."""
     forward_compute_s: Floats
     backward_compute_s: Mapping[Recompute, Floats]
+    inputs_compute_s: Mapping[Recompute, Floats]
+    """Gradients of inputs alone, where a schedule makes those of weights later; only with what
+    such a backward pass allows to recompute [s]."""
+    weights_compute_s: Floats
+    """Gradients of weights alone [s]."""
+    beside_weights_s: Floats
+    """Tensor communication that is hidden only where weight gradients follow at once [s]."""
     forward_comm_s: Mapping[str, Floats]
     """Category -> exposed communication [s]."""
     backward_comm_s: Mapping[Recompute, Mapping[str, Floats]]
     saved_bytes: Mapping[Recompute, Floats]
     """Per microbatch in flight [B]."""
+    awaiting_bytes: Mapping[Recompute, Floats]
+    """Per microbatch between its input gradients and its weight gradients [B]."""
     transient_bytes: Mapping[Recompute, Floats]
     """Largest item's workspace, and under full recomputation what one item saves again [B]."""
     entry_bytes: Floats
@@ -61,8 +71,17 @@ class StageCosts:
         return sum(self.parameters.values(), np.zeros(self.num_stages))
 
 
-def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
-    """Return stage costs for cuts before the items ``starts``."""
+def stage_costs(
+    items: ItemCosts, starts: NDArray[np.int64], *, mesh: MeshShape | None = None
+) -> StageCosts:
+    """Return stage costs for cuts before the items ``starts``.
+
+    ``mesh`` says which stages lie on the first one's rank, where weights tied to it are shared;
+    left out, the first stage is alone.
+    """
+    is_shared = np.arange(len(starts)) == 0
+    if mesh is not None:
+        is_shared = mesh.ranks_of_stages(np.arange(len(starts), dtype=np.int64)) == 0
 
     def add(values: Floats) -> Floats:
         return np.add.reduceat(values, starts)
@@ -100,14 +119,20 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
         },
         forward_compute_s=add(items.forward_s),
         backward_compute_s=backward_compute,
+        inputs_compute_s={
+            mode: add(items.inputs_s) + extra_compute[mode] for mode in SPLIT_RECOMPUTE_MODES
+        },
+        weights_compute_s=add(items.weights_s),
+        beside_weights_s=add(items.beside_weights_s),
         forward_comm_s=forward_comm,
         backward_comm_s=backward_comm,
         saved_bytes={mode: add(values) for mode, values in memory.saved.items()},
+        awaiting_bytes={mode: add(values) for mode, values in memory.awaiting.items()},
         transient_bytes={mode: largest(values) for mode, values in memory.transient.items()},
         items=memory,
         entry_bytes=items.boundary_bytes[starts],
-        parameters=_parameters(items, starts),
-        tied_parameters=_tied(items, starts),
+        parameters=_parameters(items, starts, is_shared),
+        tied_parameters=_tied(items, starts, is_shared),
         model_flops=float((items.forward_flops + items.backward_flops).sum()),
         recomputed_flops={
             "none": 0.0,
@@ -121,18 +146,20 @@ def stage_costs(items: ItemCosts, starts: NDArray[np.int64]) -> StageCosts:
     )
 
 
-def _parameters(items: ItemCosts, starts: NDArray[np.int64]) -> dict[GradientKey, Floats]:
-    """Return elements per stage and gradient group; tied weights are held on both stages."""
+def _parameters(
+    items: ItemCosts, starts: NDArray[np.int64], is_shared: NDArray[np.bool_]
+) -> dict[GradientKey, Floats]:
+    """Return elements per stage and gradient group; tied weights are held on both ranks."""
     found = {key: np.add.reduceat(values, starts) for key, values in items.parameters.items()}
-    tied = _tied(items, starts)
+    tied = _tied(items, starts, is_shared)
     if found and tied.any():
         largest = max(found, key=lambda key: float(found[key].sum()))
         found[largest] = found[largest] + tied
     return found
 
 
-def _tied(items: ItemCosts, starts: NDArray[np.int64]) -> Floats:
-    """Return elements per stage of weights that an earlier stage holds, too."""
+def _tied(items: ItemCosts, starts: NDArray[np.int64], is_shared: NDArray[np.bool_]) -> Floats:
+    """Return elements per stage of weights that an earlier stage on another rank holds, too."""
     tied: Floats = np.add.reduceat(items.tied_parameters, starts)
-    tied[0] = 0.0
+    tied[is_shared] = 0.0
     return tied

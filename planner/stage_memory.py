@@ -1,6 +1,6 @@
 """Memory of each pipeline rank: what is kept between steps and what a step adds at its peak."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from planner.mesh import MeshShape
 from planner.stage_costs import StageCosts
 from planner.state_memory import StateBytes, sharded_state_bytes
 from planner.strategy import Recompute, Sharding
+from simulator.held import Held
 
 Floats = NDArray[np.float64]
 MEMORY_TERMS = (
@@ -87,9 +88,9 @@ def state_memory(
         gradients += elements * (state.gradients if keeps_whole_gradients else kept[1])
         optimizer += elements * kept[2]
     return {
-        "parameters": per_rank_sum(weights, mesh.pp),
-        "gradients": per_rank_sum(gradients, mesh.pp),
-        "optimizer": per_rank_sum(optimizer, mesh.pp),
+        "parameters": per_rank_sum(weights, mesh),
+        "gradients": per_rank_sum(gradients, mesh),
+        "optimizer": per_rank_sum(optimizer, mesh),
     }
 
 
@@ -111,12 +112,13 @@ def step_memory(
     *,
     mesh: MeshShape,
     recompute: Recompute,
-    in_flight: Floats,
+    held: Sequence[Held],
     moment: Moment,
 ) -> dict[str, Floats]:
     """Return gradients, gathered weights, activations and workspace at the peak of a training step.
 
-    The step peaks in the backward pass of some item: all microbatches in flight, of the one at hand
+    The step peaks in the backward pass of some item: all microbatches in flight, those whose
+    gradients of weights are still to come (see :mod:`planner.layouts.awaiting`), of the one at hand
     what the items up to this one keep, what this item needs, its gathered weights; and where
     gradients are made anew in each step and no backward pass is through yet, those of the items
     behind it. Or it peaks in the update, when all gradients are there and no activations.
@@ -131,8 +133,8 @@ def step_memory(
         Sizes of the axes.
     recompute : str
         What is recomputed.
-    in_flight : array of float
-        Microbatches alive at the peak, by (virtual stage of the rank, rank) [1].
+    held : sequence of Held
+        Microbatches alive at the moments at which a rank may hold most [1].
     moment : Moment
         Sharding, precision recipe, software.
     """
@@ -140,24 +142,27 @@ def step_memory(
     if items is None:
         raise ValueError("stage costs without items have no memory")
     pp, stage = mesh.pp, items.stage_of
-    is_late = _makes_gradients_late(mesh, in_flight, moment)
-    elements = np.maximum(per_rank_sum(stages.total_parameters(), pp), 1.0)
-    late_bytes = np.where(is_late, state_terms["gradients"] / elements, 0.0)[stage % pp]
+    rank = mesh.ranks_of_stages(stage)
+    is_late = _makes_gradients_late(mesh, held[0], moment)
+    elements = np.maximum(per_rank_sum(stages.total_parameters(), mesh), 1.0)
+    late_bytes = np.where(is_late, state_terms["gradients"] / elements, 0.0)[rank]
     missing = late_bytes * (np.add.reduceat(items.parameters, items.starts)[stage]
                             - items.parameters_after)  # fmt: skip
     needs, gathered = _beside_activations(
-        items, recompute=recompute, moment=moment, is_late=is_late[stage % pp],
+        items, recompute=recompute, moment=moment, is_late=is_late[rank],
         late_bytes=late_bytes,
     )  # fmt: skip
     so_far = items.saved_so_far(recompute)
     worst = _worst_item(so_far + needs + gathered - missing, items.starts)
-    kept = _edges(stages, mesh=mesh, software=moment.software)
-    kept += np.add.reduceat(items.saved[recompute], items.starts)
-    held = per_rank_sum(kept * in_flight.ravel(), pp)
+    kept = np.add.reduceat(items.saved[recompute], items.starts)
+    alive = _alive(stages, mesh=mesh, recompute=recompute, held=held, software=moment.software)
     # the microbatch that runs backward keeps only what stands before the item
-    partly = so_far[worst] - np.add.reduceat(items.saved[recompute], items.starts)
+    partly = so_far[worst] - kept
+    if any(each.awaiting.any() for each in held):  # or ends up waiting for its weight gradients
+        waiting = np.add.reduceat(items.awaiting[recompute], items.starts)
+        partly = np.maximum(partly, waiting - kept)
     beside = needs[worst] + gathered[worst] - missing[worst]
-    chunk = _worst_chunk(partly + beside, pp)
+    chunk = _worst_chunk(partly + beside, mesh)
     at = worst[chunk]
     gathered_whole = gathered_of_stage(
         stages, mesh=mesh, sharding=moment.sharding, state=moment.state,
@@ -166,7 +171,7 @@ def step_memory(
     backward = {
         "gradients": state_terms["gradients"] - missing[at],
         "gathered_parameters": gathered_whole + gathered[at],
-        "activations": held + partly[chunk],
+        "activations": alive + partly[chunk],
         "workspace": needs[at],
     }
     zero = np.zeros(pp)
@@ -179,7 +184,7 @@ def step_memory(
     if moment.software.keeps_dummy_gradients:
         dummies = np.maximum.reduceat(items.block_weights, items.starts)
         for term in (backward, update):
-            term["workspace"] = term["workspace"] + per_rank_max(dummies, pp)
+            term["workspace"] = term["workspace"] + per_rank_max(dummies, mesh)
     is_update = sum(update.values(), zero) > sum(backward.values(), zero)
     return {term: np.where(is_update, update[term], backward[term]) for term in backward}
 
@@ -232,6 +237,26 @@ def _gather_copies(items: ItemMemory, moment: Moment) -> Floats:
     return moment.state.gathered * items.neighbour_units(-1)
 
 
+def _alive(
+    stages: StageCosts,
+    *,
+    mesh: MeshShape,
+    recompute: Recompute,
+    held: Sequence[Held],
+    software: SoftwareProfile,
+) -> Floats:
+    """Return what all microbatches alive keep at the fullest moment per pipeline rank [B]."""
+    kept = _edges(stages, mesh=mesh, software=software) + stages.saved_bytes[recompute]
+    alive = []
+    for each in held:
+        num_bytes = kept * mesh.by_stage(each.in_flight)
+        if each.awaiting.any():
+            num_bytes += stages.awaiting_bytes[recompute] * mesh.by_stage(each.awaiting)
+        alive.append(per_rank_sum(num_bytes, mesh))
+    most: Floats = np.maximum.reduce(alive)
+    return most
+
+
 def _update_bytes(
     stages: StageCosts, state_terms: Mapping[str, Floats], *, mesh: MeshShape, moment: Moment
 ) -> Floats:
@@ -245,15 +270,15 @@ def _update_bytes(
     return at_once * state_terms["optimizer"] / state.optimizer
 
 
-def _makes_gradients_late(mesh: MeshShape, in_flight: Floats, moment: Moment) -> NDArray[np.bool_]:
+def _makes_gradients_late(mesh: MeshShape, held: Held, moment: Moment) -> NDArray[np.bool_]:
     """Return per rank whether activations peak before any gradient of the step is there."""
     software = moment.software
     has_views = (
         software.gradient_buckets == "views" and mesh.dp * mesh.cp > 1
         and moment.sharding == "none"
     )  # fmt: skip
-    chunks = in_flight.shape[0]
-    is_first: NDArray[np.bool_] = in_flight.sum(axis=0) >= moment.num_microbatches * chunks
+    alive = held.in_flight + held.awaiting
+    is_first: NDArray[np.bool_] = alive.sum(axis=0) >= moment.num_microbatches * len(alive)
     return is_first & (software.frees_gradients and not has_views)
 
 
@@ -285,8 +310,8 @@ def _receive_buffers(
         arriving[1:] += stages.entry_bytes[1:]
         arriving[:-1] += stages.entry_bytes[1:]
     if software.fully_shards:
-        return num_microbatches * per_rank_sum(arriving, mesh.pp)
-    return per_rank_max(arriving, mesh.pp)
+        return num_microbatches * per_rank_sum(arriving, mesh)
+    return per_rank_max(arriving, mesh)
 
 
 def _worst_item(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -298,16 +323,19 @@ def _worst_item(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     return first
 
 
-def _worst_chunk(values: Floats, pipeline_size: int) -> NDArray[np.int64]:
+def _worst_chunk(values: Floats, mesh: MeshShape) -> NDArray[np.int64]:
     """Return the virtual stage with the largest value of each pipeline rank."""
-    chunk: NDArray[np.int64] = values.reshape(-1, pipeline_size).argmax(axis=0).astype(np.int64)
-    return chunk * pipeline_size + np.arange(pipeline_size, dtype=np.int64)
+    chunk: NDArray[np.int64] = mesh.by_rank(values).argmax(axis=0).astype(np.int64)
+    place = np.arange(mesh.pp, dtype=np.int64)
+    if mesh.v_shaped:
+        place = np.where(chunk % 2, mesh.pp - 1 - place, place)
+    return chunk * mesh.pp + place
 
 
-def inference_memory(stages: StageCosts, *, pipeline_size: int) -> dict[str, Floats]:
+def inference_memory(stages: StageCosts, *, mesh: MeshShape) -> dict[str, Floats]:
     """Return activations and workspace without a backward pass: nothing is kept [B]."""
-    zero = np.zeros(pipeline_size)
-    transient = per_rank_max(stages.transient_bytes["none"], pipeline_size)
+    zero = np.zeros(mesh.pp)
+    transient = per_rank_max(stages.transient_bytes["none"], mesh)
     return {"gathered_parameters": zero, "activations": zero, "workspace": transient}
 
 
@@ -326,7 +354,7 @@ def overhead_memory(
     has_context = device_kind != "fpga"
     buckets = np.zeros(mesh.pp)
     if mesh.dp * mesh.cp > 1 and gradient_bytes > 0:
-        whole = per_rank_sum(stages.total_parameters(), mesh.pp) * gradient_bytes
+        whole = per_rank_sum(stages.total_parameters(), mesh) * gradient_bytes
         if software.gradient_buckets == "two":
             buckets = np.minimum(_BUCKETS_IN_TURN * software.gradient_bucket_bytes, whole)
         elif software.gradient_buckets == "copies" and sharding == "none":
@@ -345,19 +373,20 @@ def overhead_memory(
     }
 
 
-def per_rank_sum(values: Floats, pipeline_size: int) -> Floats:
-    """Add virtual stages of the same pipeline rank (stage ``i`` sits on rank ``i % p``).
+def per_rank_sum(values: Floats, mesh: MeshShape) -> Floats:
+    """Add virtual stages of the same pipeline rank.
 
     Examples
     --------
-    >>> per_rank_sum(np.array([1.0, 2.0, 3.0, 4.0]), 2).tolist()
+    >>> mesh = MeshShape(pp=2, dp=1, cp=1, tp=1, ep=1, devices_per_node=8)
+    >>> per_rank_sum(np.array([1.0, 2.0, 3.0, 4.0]), mesh).tolist()
     [4.0, 6.0]
     """
-    summed: Floats = values.reshape(-1, pipeline_size).sum(axis=0)
+    summed: Floats = mesh.by_rank(values).sum(axis=0)
     return summed
 
 
-def per_rank_max(values: Floats, pipeline_size: int) -> Floats:
+def per_rank_max(values: Floats, mesh: MeshShape) -> Floats:
     """Return the largest of the virtual stages of each pipeline rank."""
-    largest: Floats = values.reshape(-1, pipeline_size).max(axis=0)
+    largest: Floats = mesh.by_rank(values).max(axis=0)
     return largest

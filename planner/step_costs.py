@@ -77,7 +77,7 @@ class ProgramBuilder:
 
     def rank(self, stage: int, replica: int) -> int:
         """Return the rank that runs a stage in one replica."""
-        return stage % self.costs.mesh.pp * self.replicas + replica
+        return self.costs.mesh.rank_of_stage(stage) * self.replicas + replica
 
     def peers(self, category: str, replica: int) -> list[int]:
         """Return the replicas that a collective of a category joins with this one."""

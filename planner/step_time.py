@@ -20,6 +20,7 @@ from simulator.closed_form import pipeline_time_s
 from simulator.collectives import collective_time
 from simulator.operators import operator_time
 from simulator.work import Work
+from simulator.zero_bubble_time import zero_bubble_time_s
 
 Floats = NDArray[np.float64]
 GRADIENT_PASSES = 3.0
@@ -45,6 +46,9 @@ class ActionTimes:
 
     forward_compute_s: Floats
     backward_compute_s: Floats
+    weights_compute_s: Floats | None = None
+    """Part of the backward compute that makes gradients of weights as an action of its own; None
+    where a backward pass is one [s]."""
     forward_comm_s: Mapping[str, Floats]
     """Category -> exposed communication, ``data`` for gathered weights [s]."""
     backward_comm_s: Mapping[str, Floats]
@@ -63,6 +67,11 @@ class ActionTimes:
     def backward_s(self) -> Floats:
         """Backward of each stage with exposed communication [s]."""
         return sum(self.backward_comm_s.values(), self.backward_compute_s)
+
+    @property
+    def last_compute_s(self) -> Floats:
+        """Compute of the action after which a stage's gradients are whole [s]."""
+        return self.backward_compute_s if self.weights_compute_s is None else self.weights_compute_s
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,17 +126,22 @@ def action_times(
     transfer_s: float,
     software: SoftwareProfile,
     is_training: bool,
+    splits: bool = False,
 ) -> ActionTimes:
     """Return the durations of forwards and backwards of every stage.
 
     Sharded weights are gathered before each use. Without a pipeline torch gathers again in backward
     and reduces each microbatch; with one it gathers once per microbatch and reduces once per step
-    (``fully_shard`` under ``torch.distributed.pipelining``).
+    (``fully_shard`` under ``torch.distributed.pipelining``). Where the schedule ``splits`` the
+    backward pass, nothing hides beside the products for weight gradients.
     """
     forward_compute = stages.forward_compute_s
     backward_compute = stages.backward_compute_s[recompute] if is_training else 0 * forward_compute
     forward_comm = dict(stages.forward_comm_s)
     backward_comm = dict(stages.backward_comm_s[recompute]) if is_training else {}
+    if splits:
+        backward_compute = stages.inputs_compute_s[recompute] + stages.weights_compute_s
+        backward_comm["tensor"] = backward_comm.get("tensor", 0.0) + stages.beside_weights_s
     slower = software.compute_slowdown - 1.0
     hooks = software.sharded_unit_s * stages.sharded_units if mesh.dp * mesh.cp > 1 else 0.0
     if sharding == "parameters":
@@ -141,13 +155,14 @@ def action_times(
         backward_compute = backward_compute + slower * hidden
     blocking = transfer_s * (1.0 - software.overlap_pipeline)
     if mesh.pp > 1:
-        sends = np.full(stages.num_stages, blocking)
-        forward_comm["pipeline"] = np.concatenate((sends[:-1], [0.0]))
+        sends = np.where(mesh.crossings(stages.num_stages), blocking, 0.0)
+        forward_comm["pipeline"] = np.concatenate((sends, [0.0]))
         if is_training:
-            backward_comm["pipeline"] = np.concatenate(([0.0], sends[1:]))
+            backward_comm["pipeline"] = np.concatenate(([0.0], sends))
     return ActionTimes(
         forward_compute_s=forward_compute,
         backward_compute_s=backward_compute,
+        weights_compute_s=stages.weights_compute_s if splits else None,
         forward_comm_s=forward_comm,
         backward_comm_s=backward_comm,
         transfer_s=transfer_s,
@@ -184,7 +199,7 @@ def end_times(
     if sharding != "none" and not synced_in_backward:
         reduction = reduction + hooks
     hidden = np.minimum(
-        reduction - sync.tied_s, software.overlap_gradient_sync * actions.backward_compute_s
+        reduction - sync.tied_s, software.overlap_gradient_sync * actions.last_compute_s
     )
     update, _ = _hide(
         sync.update_gather_s, software.overlap_parameter_gather * actions.forward_compute_s
@@ -271,33 +286,15 @@ def step_time(
     -----
     The pipeline takes :func:`simulator.closed_form.pipeline_time_s`. Stage ``s`` may synchronise
     while stages before it still run backward, so the tail is
-    :math:`\max_s (e_s - \sum_{j<s} B_j)` with :math:`e_s` its exposed reduction, optimizer and
-    gather of updated weights. Jitter adds ``software.straggler_share`` per doubling of nodes;
-    replicas wait for it in their gradient reduction.
+    :math:`\max_s (e_s - \sum_{j<s} B_j)` (:func:`_slack_s`) with :math:`e_s` its exposed reduction,
+    optimizer and gather of updated weights. Jitter adds ``software.straggler_share`` per doubling
+    of nodes; replicas wait for it in their gradient reduction.
     """
-    forward, backward = actions.forward_s, actions.backward_s
-
-    per_rank = per_rank_sum(forward + backward, mesh.pp)
-    slowest = int(np.argmax(per_rank))
-    trains = bool(backward.any())  # else nothing comes back: half of GPipe's sends
-    sends_s = (actions.transfer_s - actions.blocking_s) * (1.0 if trains else 0.5)
-    pipeline = float(
-        pipeline_time_s(
-            schedule if trains else "gpipe",
-            forward_s=per_rank_sum(forward, mesh.pp)[slowest],
-            backward_s=per_rank_sum(backward, mesh.pp)[slowest],
-            total_s=per_rank.sum(),
-            num_stages=mesh.pp,
-            num_microbatches=num_microbatches,
-            virtual_stages=len(forward) // mesh.pp,
-            send_s=sends_s,
-        )
-    )
+    pipeline = _pipeline_s(actions, schedule=schedule, mesh=mesh, num_microbatches=num_microbatches)
     slower = (software.compute_slowdown - 1.0) * end.sync_hidden_s
     own = end.sync_s - end.sync_hidden_s + slower + end.optimizer_s + end.update_gather_s
-    slack = np.concatenate(([0.0], np.cumsum(backward)[:-1]))
-    tail = np.maximum(per_rank_sum(own, mesh.pp) - slack[: mesh.pp], 0.0)
-    optimizer = per_rank_sum(end.optimizer_s, mesh.pp)
+    tail = np.maximum(per_rank_sum(own, mesh) - _slack_s(actions, mesh=mesh), 0.0)
+    optimizer = per_rank_sum(end.optimizer_s, mesh)
     tail_s = float(np.maximum(tail, optimizer).max())
     straggler = software.straggler_share * math.log2(max(1, num_nodes))
     total = (pipeline + tail_s) * (1.0 + straggler)
@@ -311,15 +308,62 @@ def step_time(
     return StepTime(step_time_s=total, breakdown_s=parts, bottleneck_rank=rank)
 
 
+def _pipeline_s(
+    actions: ActionTimes, *, schedule: Schedule, mesh: MeshShape, num_microbatches: int
+) -> float:
+    """Return the time of all forwards and backwards [s]."""
+    forward, backward = actions.forward_s, actions.backward_s
+    virtual_stages = len(forward) // mesh.pp
+    trains = bool(backward.any())  # else nothing comes back: half of GPipe's sends
+    sends_s = (actions.transfer_s - actions.blocking_s) * (1.0 if trains else 0.5)
+    if actions.weights_compute_s is not None:
+        return zero_bubble_time_s(
+            schedule,
+            forward_s=per_rank_sum(forward, mesh),
+            input_s=per_rank_sum(backward - actions.weights_compute_s, mesh),
+            weight_s=per_rank_sum(actions.weights_compute_s, mesh),
+            num_microbatches=num_microbatches,
+            virtual_stages=virtual_stages,
+            send_s=sends_s,
+        )
+    per_rank = per_rank_sum(forward + backward, mesh)
+    slowest = int(np.argmax(per_rank))
+    return float(
+        pipeline_time_s(
+            schedule if trains else "gpipe",
+            forward_s=per_rank_sum(forward, mesh)[slowest],
+            backward_s=per_rank_sum(backward, mesh)[slowest],
+            total_s=per_rank.sum(),
+            num_stages=mesh.pp,
+            num_microbatches=num_microbatches,
+            virtual_stages=virtual_stages,
+            send_s=sends_s,
+        )
+    )
+
+
+def _slack_s(actions: ActionTimes, *, mesh: MeshShape) -> Floats:
+    """Return how much earlier than the last one each rank is through its backward passes [s].
+
+    Weight gradients that wait fill this time, as far as they last.
+    """
+    backward = actions.backward_s[: mesh.pp]
+    if mesh.v_shaped:
+        return np.zeros(mesh.pp)
+    if actions.weights_compute_s is not None:
+        backward = np.maximum(backward - 2.0 * actions.weights_compute_s[: mesh.pp], 0.0)
+    return np.concatenate(([0.0], np.cumsum(backward)[:-1]))
+
+
 def _busiest(
     actions: ActionTimes, *, mesh: MeshShape, num_microbatches: int
 ) -> tuple[int, dict[str, float]]:
     """Return the pipeline rank with most work and what it does in all its actions [s]."""
     parts = {term: np.zeros(mesh.pp) for term in BREAKDOWN_TERMS}
     compute = actions.forward_compute_s + actions.backward_compute_s
-    parts["compute"] = num_microbatches * per_rank_sum(compute, mesh.pp)
+    parts["compute"] = num_microbatches * per_rank_sum(compute, mesh)
     for table in (actions.forward_comm_s, actions.backward_comm_s):
         for category, values in table.items():
-            parts[category] = parts[category] + num_microbatches * per_rank_sum(values, mesh.pp)
+            parts[category] = parts[category] + num_microbatches * per_rank_sum(values, mesh)
     rank = int(np.argmax(np.add.reduce(list(parts.values()))))
     return rank, {term: float(values[rank]) for term, values in parts.items()}

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from planner.errors import StrategyError
+from simulator.zero_bubble import ZBV_STAGES, splits_backward
 
-Schedule = Literal["gpipe", "1f1b", "interleaved"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"]
 Sharding = Literal["none", "optimizer", "gradients", "parameters"]
 Recompute = Literal["none", "selective", "selective_op", "full"]
 Layout = Literal["tensor", "mixed"]
+SPLIT_RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective")
+"""Recomputation beside a split backward pass: a checkpoint of a block would run again for every
+weight whose gradient is made later (torch keeps nothing between passes over a graph)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +20,8 @@ class Strategy:
     """A point of the strategy space; sizes of 1 and defaults mean "off".
 
     Invariants: ``dp * tp * pp * cp`` devices are used; ``ep`` divides ``dp * cp``;
-    ``virtual_stages`` above 1 needs ``schedule="interleaved"``.
+    ``virtual_stages`` above 1 needs ``schedule="interleaved"`` or ``"zero_bubble"``; ``"zbv"`` has
+    always 2, which its text leaves out.
     """
 
     data_parallel_size: int = 1
@@ -58,7 +63,7 @@ class Strategy:
         parts.append(f"microbatch={self.microbatch_size}")
         if self.pipeline_parallel_size > 1:
             parts.append(f"schedule={self.schedule}")
-        if self.virtual_stages != 1:
+        if self.virtual_stages != 1 and self.schedule != "zbv":
             parts.append(f"virtual_stages={self.virtual_stages}")
         if self.sharding != "none":
             parts.append(f"sharding={self.sharding}")
@@ -132,6 +137,8 @@ def parse_partial_strategy(text: str) -> dict[str, Any]:
         if name in fields:
             raise StrategyError(f"strategy '{text}': key '{key}' is given twice; keep one")
         fields[name] = parsed
+    if fields.get("schedule") == "zbv":
+        fields.setdefault("virtual_stages", ZBV_STAGES)
     return fields
 
 
@@ -150,6 +157,8 @@ def parse_strategy(text: str) -> Strategy:
     --------
     >>> str(parse_strategy("pp=2,dp=4,schedule=gpipe"))
     'dp=4,pp=2,microbatch=1,schedule=gpipe'
+    >>> parse_strategy("pp=2,schedule=zbv").virtual_stages
+    2
     """
     return check_strategy(Strategy(**parse_partial_strategy(text)))
 
@@ -162,17 +171,7 @@ def check_strategy(strategy: Strategy) -> Strategy:
     StrategyError
         With the invariant that is broken and the way out.
     """
-    if strategy.virtual_stages > 1 and strategy.schedule != "interleaved":
-        raise StrategyError(
-            f"virtual_stages={strategy.virtual_stages} with schedule={strategy.schedule}; "
-            "only schedule=interleaved has virtual stages"
-        )
-    if strategy.schedule == "interleaved" and strategy.virtual_stages < 2:  # noqa: PLR2004
-        raise StrategyError(
-            "schedule=interleaved with virtual_stages=1; give virtual_stages=2 or more"
-        )
-    if strategy.schedule == "interleaved" and strategy.pipeline_parallel_size == 1:
-        raise StrategyError("schedule=interleaved with pp=1; give pp=2 or more, or leave it out")
+    _check_schedule(strategy)
     ranks = strategy.data_parallel_size * strategy.context_parallel_size
     if ranks % strategy.expert_parallel_size:
         raise StrategyError(
@@ -192,3 +191,28 @@ def check_strategy(strategy: Strategy) -> Strategy:
     if strategy.sequence_parallel and strategy.tensor_parallel_size == 1:
         raise StrategyError("sequence_parallel=on with tp=1; give tp=2 or more, or leave it out")
     return strategy
+
+
+def _check_schedule(strategy: Strategy) -> None:
+    """Refuse a schedule without a pipeline, and virtual stages that it does not have."""
+    schedule, chunks = strategy.schedule, strategy.virtual_stages
+    if chunks > 1 and schedule not in ("interleaved", "zero_bubble", "zbv"):
+        raise StrategyError(
+            f"virtual_stages={chunks} with schedule={schedule}; "
+            "only schedule=interleaved and zero_bubble have virtual stages"
+        )
+    if schedule == "interleaved" and chunks == 1:
+        raise StrategyError(
+            "schedule=interleaved with virtual_stages=1; give virtual_stages=2 or more"
+        )
+    if schedule == "zbv" and chunks != ZBV_STAGES:
+        raise StrategyError(
+            f"schedule=zbv with virtual_stages={chunks}; it has always {ZBV_STAGES}, leave it out"
+        )
+    if schedule in ("interleaved", "zero_bubble", "zbv") and strategy.pipeline_parallel_size == 1:
+        raise StrategyError(f"schedule={schedule} with pp=1; give pp=2 or more, or leave it out")
+    if splits_backward(schedule) and strategy.recompute not in SPLIT_RECOMPUTE_MODES:
+        raise StrategyError(
+            f"schedule={schedule} with recompute={strategy.recompute}; a block would be computed "
+            "again for every weight whose gradient waits: use recompute=none or selective"
+        )

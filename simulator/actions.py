@@ -8,13 +8,15 @@ from typing import Literal
 
 from simulator.errors import ScheduleError
 
-ActionKind = Literal["F", "B"]
-_ACTION = re.compile(r"(\d+)([FB])(\d+)")
+ActionKind = Literal["F", "B", "I", "W"]
+"""Forward; whole backward; gradients of inputs alone; gradients of weights alone."""
+_ACTION = re.compile(r"(\d+)([FBIW])(\d+)")
+_KINDS: dict[str, ActionKind] = {"F": "F", "B": "B", "I": "I", "W": "W"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
-    """One forward or backward of one microbatch on one virtual stage; prints as ``2F0``."""
+    """One pass of one microbatch through one virtual stage; prints as ``2F0``."""
 
     stage: int
     kind: ActionKind
@@ -54,10 +56,13 @@ def parse_action(text: str) -> Action:
     """
     match = _ACTION.fullmatch(text.strip())
     if match is None:
-        msg = f"schedule: {text!r} is no action; expected stage, F or B, microbatch, as in '2F0'"
+        msg = (
+            f"schedule: {text!r} is no action; "
+            "expected stage, F, B, I or W, microbatch, as in '2F0'"
+        )
         raise ScheduleError(msg)
     stage, kind, microbatch = match.groups()
-    return Action(stage=int(stage), kind="F" if kind == "F" else "B", microbatch=int(microbatch))
+    return Action(stage=int(stage), kind=_KINDS[kind], microbatch=int(microbatch))
 
 
 def to_csv(schedule: Schedule) -> str:

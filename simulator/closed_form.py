@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import ScheduleError
 from simulator.schedules import SCHEDULES
+from simulator.zero_bubble import splits_backward
 
 FloatArray = NDArray[np.float64]
 
@@ -83,6 +84,9 @@ def pipeline_time_s(
     array(33.)
     """
     _check_name(schedule)
+    if splits_backward(schedule):
+        msg = f"schedule: {schedule!r} splits its backward pass; its time is zero_bubble_time_s"
+        raise ScheduleError(msg)
     ranks = np.asarray(num_stages, dtype=np.float64)
     microbatches = np.asarray(num_microbatches, dtype=np.float64)
     virtual = np.asarray(virtual_stages, dtype=np.float64)

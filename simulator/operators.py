@@ -17,6 +17,9 @@ _OVERLAP = 2.5
 """Exponent by which arithmetic and traffic of a product overlap: 1 is their sum, infinity the
 longer of the two; on the product tables of A100 and H100 1.5 to 6 fit best
 (benchmarks/fit_operators.py) [1]."""
+_CORE_OVERLAP = 1.0
+"""The same on one core of a CPU, which packs operands and then multiplies them (Goto and van de
+Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008) [1]."""
 
 
 def operator_time(work: Work, *, device: DeviceProfile, software: SoftwareProfile) -> float:
@@ -69,7 +72,8 @@ def operator_time(work: Work, *, device: DeviceProfile, software: SoftwareProfil
     if work.kind in ("memory", "attention"):
         return launch_s + max(compute_s, memory_s)
     longer_s, shorter_s = max(compute_s, memory_s), min(compute_s, memory_s)
-    excess: float = (1.0 + (shorter_s / longer_s) ** _OVERLAP) ** (1.0 / _OVERLAP)
+    overlap = _CORE_OVERLAP if device.kind == "cpu" else _OVERLAP
+    excess: float = (1.0 + (shorter_s / longer_s) ** overlap) ** (1.0 / overlap)
     return launch_s + longer_s * excess
 
 

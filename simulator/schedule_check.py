@@ -1,13 +1,23 @@
 """Check any schedule against the rules of order, whoever wrote it."""
 
-from simulator.actions import Action, Schedule
-from simulator.errors import ScheduleError
+from dataclasses import replace
 
+from simulator.actions import Action, ActionKind, Schedule
+from simulator.errors import ScheduleError
+from simulator.placement import rank_of_stage
+
+_FOLLOWS: dict[ActionKind, tuple[ActionKind, str]] = {
+    "B": ("F", "a backward follows its forward"),
+    "I": ("F", "a backward follows its forward"),
+    "W": ("I", "weight gradients follow those of the input"),
+}
 _GRID_COLUMNS = 16
 """Actions per rank that the error grid shows, those around the fault [1]."""
 
 
-def check_schedule(schedule: Schedule, *, num_microbatches: int, virtual_stages: int = 1) -> None:
+def check_schedule(
+    schedule: Schedule, *, num_microbatches: int, virtual_stages: int = 1, v_shaped: bool = False
+) -> None:
     """Raise unless a schedule does all work once, in an order that can run.
 
     Parameters
@@ -17,7 +27,9 @@ def check_schedule(schedule: Schedule, *, num_microbatches: int, virtual_stages:
     num_microbatches : int
         Microbatches that every stage must run [1].
     virtual_stages : int
-        Stages per rank; stage ``i`` belongs to rank ``i % num_ranks`` [1].
+        Stages per rank [1].
+    v_shaped : bool
+        Stages go down the ranks and up again, else stage ``i`` belongs to rank ``i % num_ranks``.
 
     Raises
     ------
@@ -27,9 +39,10 @@ def check_schedule(schedule: Schedule, *, num_microbatches: int, virtual_stages:
     Notes
     -----
     Invariants: every stage stands on its rank; every microbatch occurs on every stage once as ``F``
-    and once as ``B``; ``B`` follows the ``F`` of its stage; running all ranks in order, with ``F``
-    after the ``F`` of the stage before and ``B`` after the ``B`` of the stage behind, ends. The
-    check knows nothing of how schedules are made.
+    and once as ``B``, or once as ``I`` and once as ``W``; ``B`` and ``I`` follow the ``F`` of their
+    stage and ``W`` its ``I``; running all ranks in order, with ``F`` after the ``F`` of the stage
+    before and ``B`` or ``I`` after that of the stage behind, ends. The check knows nothing of how
+    schedules are made.
 
     Examples
     --------
@@ -42,38 +55,52 @@ def check_schedule(schedule: Schedule, *, num_microbatches: int, virtual_stages:
     rank 0: 0B0<-- 0F0
     """
     num_stages = len(schedule) * virtual_stages
-    _check_each_once(schedule, num_stages, num_microbatches)
+    _check_each_once(schedule, num_stages, num_microbatches, v_shaped=v_shaped)
     _check_runs(schedule, num_stages)
 
 
-def _check_each_once(schedule: Schedule, num_stages: int, num_microbatches: int) -> None:
+def _check_each_once(
+    schedule: Schedule, num_stages: int, num_microbatches: int, *, v_shaped: bool
+) -> None:
     """Check place, range, and that nothing is missing or done twice."""
     num_ranks = len(schedule)
     for rank, actions in enumerate(schedule):
         seen: set[Action] = set()
         for position, action in enumerate(actions):
             place = (rank, position)
-            if action.stage % num_ranks != rank or action.stage >= num_stages:
+            home = rank_of_stage(action.stage, num_ranks=num_ranks, v_shaped=v_shaped)
+            if home != rank or action.stage >= num_stages:
                 _fail(schedule, place, f"{action} is no stage of rank {rank}")
             if action.microbatch >= num_microbatches:
                 _fail(schedule, place, f"{action} exceeds the {num_microbatches} microbatches")
-            if action in seen:
-                _fail(schedule, place, f"{action} stands twice")
-            forward = Action(stage=action.stage, kind="F", microbatch=action.microbatch)
-            if action.kind == "B" and forward not in seen:
-                _fail(
-                    schedule,
-                    place,
-                    f"{action} stands before {forward}; a backward follows its forward",
-                )
+            fault = _told_by_those_before(action, seen)
+            if fault:
+                _fail(schedule, place, fault)
             seen.add(action)
-        expected = 2 * num_microbatches * (num_stages // num_ranks)
-        if len(actions) != expected:
+        # an I and its W are what one B is
+        num_whole = sum(2 if action.kind in "FB" else 1 for action in actions)
+        expected = 4 * num_microbatches * (num_stages // num_ranks)
+        if num_whole != expected:
             _fail(
                 schedule,
                 (rank, len(actions) - 1),
-                f"rank {rank} has {len(actions)} actions, expected {expected}",
+                f"rank {rank} has {num_whole / 2:g} actions, expected {expected // 2} "
+                "(I and W count half)",
             )
+
+
+def _told_by_those_before(action: Action, seen: set[Action]) -> str:
+    """Return what is wrong with an action after those of its rank before it, or nothing."""
+    other: dict[ActionKind, ActionKind] = {"B": "I", "I": "B"}
+    if action in seen or (
+        action.kind in other and replace(action, kind=other[action.kind]) in seen
+    ):
+        return f"{action} stands twice"
+    kind, why = _FOLLOWS.get(action.kind, (None, ""))
+    needed = replace(action, kind=kind) if kind else None
+    if needed is not None and needed not in seen:
+        return f"{action} stands before {needed}; {why}"
+    return ""
 
 
 def _check_runs(schedule: Schedule, num_stages: int) -> None:
@@ -88,7 +115,7 @@ def _check_runs(schedule: Schedule, num_stages: int) -> None:
                 action = actions[position[rank]]
                 if not _inputs(action, num_stages) <= done:
                     break
-                done.add(action)
+                done.add(_result(action))
                 position[rank] += 1
                 moved = True
     for rank, actions in enumerate(schedule):
@@ -104,9 +131,14 @@ def _inputs(action: Action, num_stages: int) -> set[Action]:
     """Return what an action needs from other stages."""
     step = -1 if action.kind == "F" else 1
     stage = action.stage + step
-    if not 0 <= stage < num_stages:
+    if action.kind == "W" or not 0 <= stage < num_stages:
         return set()
-    return {Action(stage=stage, kind=action.kind, microbatch=action.microbatch)}
+    return {_result(replace(action, stage=stage))}
+
+
+def _result(action: Action) -> Action:
+    """Return what others wait for: input gradients alone serve as a whole backward does."""
+    return replace(action, kind="B") if action.kind == "I" else action
 
 
 def _fail(schedule: Schedule, place: tuple[int, int], what: str) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from simulator.actions import Action, ActionKind, Schedule, from_csv, parse_action, to_csv
 from simulator.errors import ScheduleError
 from simulator.schedule_check import check_schedule
+from simulator.zero_bubble import zbv, zero_bubble
 
 __all__ = [
     "SCHEDULES", "Action", "ActionKind", "Schedule", "check_schedule", "from_csv", "gpipe",
-    "in_flight", "interleaved", "one_f_one_b", "parse_action", "schedule_actions", "to_csv",
+    "in_flight", "interleaved", "one_f_one_b", "parse_action", "schedule_actions", "to_csv", "zbv",
+    "zero_bubble",
 ]  # fmt: skip
 
 
@@ -197,6 +199,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "gpipe": gpipe,
     "1f1b": one_f_one_b,
     "interleaved": interleaved,
+    "zero_bubble": zero_bubble,
+    "zbv": zbv,
 }
 """Every schedule by name; a new one is a new row."""
 
@@ -209,13 +213,14 @@ def schedule_actions(
     Parameters
     ----------
     name : str
-        ``gpipe``, ``1f1b`` or ``interleaved``.
+        One of :data:`SCHEDULES`.
     num_ranks : int
         Pipeline ranks, at least 1 [1].
     num_microbatches : int
         Microbatches of one optimizer step, at least 1 [1].
     virtual_stages : int
-        Stages per rank, at least 1; stage ``i`` runs on rank ``i % num_ranks`` [1].
+        Stages per rank, at least 1; on which rank a stage runs says
+        :func:`simulator.placement.rank_of_stage` [1].
 
     Returns
     -------
@@ -259,7 +264,8 @@ def in_flight(schedule: Schedule) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        Per rank, forwards not yet followed by their backward; each virtual stage counts one [1].
+        Per rank, forwards not yet followed by their backward, or by their weight gradients where
+        these run apart; each virtual stage counts one [1].
 
     Examples
     --------
@@ -270,7 +276,7 @@ def in_flight(schedule: Schedule) -> tuple[int, ...]:
     for actions in schedule:
         held = peak = 0
         for action in actions:
-            held += 1 if action.kind == "F" else -1
+            held += {"F": 1, "I": 0, "B": -1, "W": -1}[action.kind]
             peak = max(peak, held)
         peaks.append(peak)
     return tuple(peaks)

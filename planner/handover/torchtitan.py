@@ -183,6 +183,8 @@ _SCHEDULES = {
     "gpipe": "GPipe",
     "1f1b": "1F1B",
     "interleaved": "Interleaved1F1B",
+    "zero_bubble": "InterleavedZeroBubble",
+    "zbv": "ZBVZeroBubble",
 }
 """Names of ``torch.distributed.pipelining.schedules.get_schedule_class``."""
 

@@ -39,6 +39,7 @@ from planner.workload import Workload
 from simulator.collectives import collective_time
 from simulator.groups import CollectiveKind
 from simulator.operators import operator_time
+from simulator.work import Work
 
 _MAX_SETTINGS = 256
 KEPT_PRODUCTS = 0.5
@@ -82,6 +83,8 @@ class OperatorCost:
 
     forward_s: float
     backward_s: float
+    weight_s: float
+    """Part of the backward time that makes gradients of weights [s]."""
     recompute_s: float
     kept_s: float
     """Part of the forward time whose results op-level recomputation keeps [s]."""
@@ -91,6 +94,8 @@ class OperatorCost:
     forward_calls: float
     """Kernels that the host launches [1]."""
     backward_calls: float
+    weight_calls: float
+    """Those of the backward pass that make gradients of weights [1]."""
     forward_flops: float
     backward_flops: float
     recompute_flops: float
@@ -103,6 +108,8 @@ class OperatorCost:
     """Copies of its own that the operator makes while it runs [B]."""
     read_bytes: tuple[tuple[str, float], ...]
     """Activations it reads, as it reads them [B]."""
+    written_bytes: float
+    """Activations it writes [B]."""
     weight_gradient_bytes: float
     """A weight's gradient before it is added to its place [B]."""
     parameters: tuple[ParameterShare, ...]
@@ -237,6 +244,7 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
     backward = backward_work(operator, cut) if is_training else ()
     forward_s = sum(operator_time(work, device=device, software=software) for work in forward)
     backward_s = sum(operator_time(work, device=device, software=software) for work in backward)
+    weight = [work for work in backward if _is_for_weights(operator, work)]
     forward_flops = total_flops(operator, operator.flops_forward, cut)
     backward_flops = total_flops(operator, operator.flops_backward, cut) if is_training else 0.0
     if operator.kind == "attention":
@@ -248,12 +256,14 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
     return OperatorCost(
         forward_s=forward_s,
         backward_s=backward_s,
+        weight_s=sum(operator_time(work, device=device, software=software) for work in weight),
         recompute_s=forward_s if is_core else 0.0,
         kept_s=kept * forward_s,
         kept_flops=kept * forward_flops,
         kept_bytes=kept * endpoint_bytes(operator, cut)[1] if kept else 0.0,
         forward_calls=sum(work.num_kernels for work in forward),
         backward_calls=sum(work.num_kernels for work in backward),
+        weight_calls=sum(work.num_kernels for work in weight),
         forward_flops=forward_flops,
         backward_flops=backward_flops,
         recompute_flops=forward_flops if is_core else 0.0,
@@ -262,6 +272,7 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         score_bytes=score_bytes(operator, cut) if is_training else 0.0,
         workspace_bytes=own_copies_bytes(operator, cut),
         read_bytes=read_bytes(operator, cut),
+        written_bytes=endpoint_bytes(operator, cut)[1],
         weight_gradient_bytes=(
             sum(share.num_parameters for share in parameters) * setting.workload.compute_bytes
             if is_training and _copies_gradients(software)
@@ -270,6 +281,14 @@ def _price(setting: Setting, name: str, choice: str | None) -> OperatorCost:
         parameters=parameters,
         uses=(*_statistics(setting, name, choice), *_key_exchange(setting, name, choice)),
     )
+
+
+def _is_for_weights(operator: Operator, work: Work) -> bool:
+    """Whether a kernel of the backward pass makes the gradient of a weight: what can wait.
+
+    Norms make both gradients in one kernel, which the input's gradient needs.
+    """
+    return bool(operator.parameters) and (work.weight_gradient or operator.kind == "embedding")
 
 
 def _kept_share(operator: Operator) -> float:

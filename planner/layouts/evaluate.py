@@ -7,6 +7,7 @@ from hardware_profiles.cluster import Cluster
 from hardware_profiles.software import SoftwareProfile
 from planner.errors import StrategyError
 from planner.graph import ModelGraph, Unit
+from planner.layouts.awaiting import awaiting_bytes, keeps_graph
 from planner.layouts.costs import (
     OperatorCost,
     Setting,
@@ -23,7 +24,7 @@ from planner.layouts.exchanges import (
     producer_bytes,
     producer_exchange,
     reader_bytes,
-    reader_exchange,
+    reader_exchanges,
 )
 from planner.layouts.flows import Flow, TensorState, tensor_flows
 from planner.layouts.kept import kept_bytes, output_bytes
@@ -107,7 +108,8 @@ def all_unit_terms(
         expert_parallel_size=expert_parallel_size, microbatch_size=microbatch_size,
         workload=workload, cluster=cluster, software=software,
     )  # fmt: skip
-    key = ("terms", tuple(layout.choices.items()))
+    held = None if layout.states is None else tuple(layout.states.items())
+    key = ("terms", tuple(layout.choices.items()), held)
     terms: dict[str, UnitTerms] | None = setting.prices.get(key)
     if terms is None:
         check_divisible(setting, layout)
@@ -144,7 +146,9 @@ def check_divisible(setting: Setting, layout: LayoutSolution) -> None:
 
 
 def tensor_layouts(setting: Setting, layout: LayoutSolution) -> dict[str, TensorState]:
-    """Return the state in which each tensor is held: the one that takes the least time."""
+    """Return the state in which each tensor is held: the given, else the one of least time."""
+    if layout.states is not None:
+        return dict(layout.states)
 
     def price(exchange: Exchange, tensor: str, labels: tuple[str, ...]) -> float:
         if exchange == (None, None):
@@ -162,6 +166,7 @@ def _terms(
     output = output_bytes(setting, unit, states)
     saved = sum(kept.values()) + output
     scores = sum(cost.score_bytes for cost in costs.values())
+    awaiting = awaiting_bytes(setting, costs, kept)
     boundary_bytes = _boundary_bytes(setting, unit, states)
     if setting.workload.is_training:
         transients = backward_transients(
@@ -175,6 +180,7 @@ def _terms(
         unit=unit.name,
         forward_s=sum(cost.forward_s for cost in costs.values()),
         backward_s=sum(cost.backward_s for cost in costs.values()),
+        weight_s=sum(cost.weight_s for cost in costs.values()),
         selective_recompute_s=sum(cost.recompute_s for cost in costs.values()),
         communication=_merged(_uses(setting, unit, layout, costs, states)),
         gradient_groups=_gradient_groups(setting, unit, costs, states),
@@ -183,6 +189,9 @@ def _terms(
         op_saved_bytes=boundary_bytes + sum(cost.kept_bytes for cost in costs.values()),
         forward_calls=sum(cost.forward_calls for cost in costs.values()),
         backward_calls=sum(cost.backward_calls for cost in costs.values()),
+        weight_calls=sum(cost.weight_calls for cost in costs.values()),
+        awaiting_bytes=awaiting + (scores if keeps_graph(setting.software) else 0.0),
+        selective_awaiting_bytes=awaiting,
         forward_flops=sum(cost.forward_flops for cost in costs.values()),
         backward_flops=sum(cost.backward_flops for cost in costs.values()),
         selective_recompute_flops=sum(cost.recompute_flops for cost in costs.values()),
@@ -215,10 +224,8 @@ def _uses(
         if flow.producer in names:
             exchange = producer_exchange(graph, flow, layout.choices[flow.producer], state)
             uses += exchange_uses(setting, exchange, whole=producer_bytes(setting, flow))
-        for reader in flow.readers:
+        for reader, exchange in reader_exchanges(graph, flow, layout.choices, state):
             if reader.operator in names:
-                choice = layout.choices[reader.operator]
-                exchange = reader_exchange(graph, flow, reader, choice, state)
                 whole = reader_bytes(setting, flow, reader)
                 uses += exchange_uses(setting, exchange, whole=whole)
         waiting, moved = expert_exchange(setting, flow, state)

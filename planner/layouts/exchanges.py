@@ -21,6 +21,9 @@ from planner.layouts.flows import (
     wanted_layout,
 )
 from planner.layouts.reshard import (
+    PARTIAL,
+    REPLICATED,
+    Layout,
     message_bytes,
     reshard_kind,
     shard_label,
@@ -101,6 +104,40 @@ def reader_exchange(
     return forward, reshard_kind(
         gradient_layout(graph, operator, reader.operand, choice), state.gradient
     )
+
+
+def reader_exchanges(
+    graph: ModelGraph, flow: Flow, choices: Mapping[str, str | None], state: TensorState
+) -> list[tuple[Reader, Exchange]]:
+    """Return what each reader of a tensor exchanges; those of one module share a copy.
+
+    Where some readers take the tensor as it is held and others of the same unit do not, the latter
+    read one gathered copy, and their gradients are summed before they go back (the queries, keys
+    and values beside the residual of a post-norm block).
+    """
+    found = [
+        (reader, reader_exchange(graph, flow, reader, choices[reader.operator], state))
+        for reader in flow.readers
+    ]
+    if all(exchange != (None, None) for _, exchange in found):
+        return found
+    shared: set[tuple[object, ...]] = set()
+    kept = []
+    for reader, exchange in found:
+        operator = graph.operator(reader.operator)
+        wanted = wanted_layout(graph, operator, reader.operand, choices[reader.operator])
+        key = (exchange, wanted, operator.unit, read_labels(graph, reader.operand))
+        if exchange == (None, None) or key not in shared:
+            kept.append((reader, exchange))
+        shared.add(key)
+    return kept
+
+
+def is_shared_copy(
+    graph: ModelGraph, flow: Flow, choices: Mapping[str, str | None], state: TensorState
+) -> bool:
+    """Whether several readers of a tensor share one exchange."""
+    return len(reader_exchanges(graph, flow, choices, state)) < len(flow.readers)
 
 
 def exchange_uses(
@@ -187,8 +224,7 @@ def class_cost(
             exchange = producer_exchange(graph, flow, choices[flow.producer], state)
             labels = flat_labels(graph.tensors[flow.tensor].dims)
             total += counts[flow.producer] * price(exchange, flow.tensor, labels)
-        for reader in flow.readers:
-            exchange = reader_exchange(graph, flow, reader, choices[reader.operator], state)
+        for reader, exchange in reader_exchanges(graph, flow, choices, state):
             labels = read_labels(graph, reader.operand)
             total += counts[reader.operator] * price(exchange, flow.tensor, labels)
     return total
@@ -200,13 +236,50 @@ def cheapest_states(
     *,
     price: Callable[[Exchange, str, tuple[str, ...]], float],
 ) -> dict[str, TensorState]:
-    """Return the state in which each tensor is held: the cheapest, of equal ones the first."""
+    """Return the state in which each tensor is held: the cheapest.
+
+    Of equal ones one with a copy that readers share, else the first.
+    """
     splittable = frozenset(label for label in choices.values() if label is not None)
     found = {}
     for group in flow_classes(graph):
-        states = class_states(graph, group, splittable)
+        states = _useful(graph, group, choices, class_states(graph, group, splittable))
         costs = [class_cost(graph, group, choices, state, price=price) for state in states]
         limit = min(costs) * (1 + _TIE)
-        best = next(state for state, cost in zip(states, costs, strict=True) if cost <= limit)
-        found.update({flow.tensor: best for flow in group.flows})
+        best = [state for state, cost in zip(states, costs, strict=True) if cost <= limit]
+        shared = [
+            state
+            for state in best
+            if any(is_shared_copy(graph, flow, choices, state) for flow in group.flows)
+        ]
+        found.update({flow.tensor: (shared or best)[0] for flow in group.flows})
     return found
+
+
+def _useful(
+    graph: ModelGraph,
+    group: FlowClass,
+    choices: Mapping[str, str | None],
+    states: tuple[TensorState, ...],
+) -> tuple[TensorState, ...]:
+    """Return the states in which somebody writes or reads the tensors: no detour by others.
+
+    A shared weight's gradient is a partial sum only if some reader leaves it divided.
+    """
+    used: set[Layout] = set()
+    leaves_partial = False
+    for flow in group.flows:
+        if flow.producer is not None:
+            producer = graph.operator(flow.producer)
+            used.add(output_layout(graph, producer, flow.tensor, choices[flow.producer]))
+        for reader in flow.readers:
+            operator = graph.operator(reader.operator)
+            choice = choices[reader.operator]
+            used.add(wanted_layout(graph, operator, reader.operand, choice))
+            left = gradient_layout(graph, operator, reader.operand, choice)
+            leaves_partial |= left != REPLICATED
+    if all(flow.producer is None for flow in group.flows):  # slices of a whole weight are free
+        useful = tuple(s for s in states if leaves_partial or s.gradient != PARTIAL)
+    else:
+        useful = tuple(state for state in states if state.value in used)
+    return useful or states

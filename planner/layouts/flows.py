@@ -69,6 +69,16 @@ def _has_trained_source(graph: ModelGraph, producer: str | None) -> bool:
 
 
 @lru_cache(maxsize=64)
+def has_tied_weights(graph: ModelGraph) -> bool:
+    """Return whether units share a parameter, as a head and an embedding do."""
+    return any(
+        flow.producer is None
+        and len({graph.operator(reader.operator).unit for reader in flow.readers}) > 1
+        for flow in tensor_flows(graph).values()
+    )
+
+
+@lru_cache(maxsize=64)
 def tied_tensors(graph: ModelGraph) -> tuple[tuple[str, str], ...]:
     """Return pairs of tensors that must keep one layout: entry and exit of repeated units."""
     return tuple(pair for unit in graph.units if unit.count > 1 for pair in unit.carried)

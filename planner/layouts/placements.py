@@ -3,20 +3,27 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import takewhile
 
-from planner.graph import Dims, ModelGraph, Operator
-from planner.layouts.exchanges import Exchange, cheapest_states
+from planner.graph import Dims, ModelGraph, Operator, Unit
+from planner.layouts.exchanges import (
+    Exchange,
+    cheapest_states,
+    is_shared_copy,
+    reader_exchange,
+)
 from planner.layouts.flows import (
     Flow,
     Reader,
     TensorState,
     output_layout,
     tensor_flows,
+    tied_tensors,
     wanted_gradient,
     wanted_layout,
 )
 from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard, shard_label
-from planner.layouts.sizes import position_labels
+from planner.layouts.sizes import flat_labels, position_labels, read_labels
 from planner.layouts.terms import LayoutSolution
 from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
 
@@ -35,7 +42,9 @@ class _Draft:
     problems: list[str] = field(default_factory=list)
 
 
-def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout:
+def planned_layout(
+    graph: ModelGraph, solution: LayoutSolution, *, states: Mapping[str, TensorState] | None = None
+) -> PlannedLayout:
     """Return parameter placements and module boundaries of a layout.
 
     A change of layout is put at the exit of the module that writes a tensor, else at the entry of
@@ -48,6 +57,8 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
         The model.
     solution : LayoutSolution
         What each operator splits.
+    states : mapping, optional
+        How tensors are held between operators; if left out, so that least is sent.
 
     Returns
     -------
@@ -55,7 +66,9 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
         With names and paths of all repetitions.
     """
     draft = _Draft()
-    states = cheapest_states(graph, solution.choices, price=_price_of(graph, solution.size))
+    if states is None:
+        price = _price_of(graph, solution.size)
+        states = cheapest_states(graph, solution.choices, price=price)
     parameters = _parameters(graph, solution, states, draft)
     whole = {name for names in graph.parameter_names.values() for name in names} - set(parameters)
     parameters |= dict.fromkeys(_like(parameters, whole), REPLICATED)
@@ -70,6 +83,7 @@ def planned_layout(graph: ModelGraph, solution: LayoutSolution) -> PlannedLayout
         size=solution.size,
         operators=dict(solution.choices),
         parameters=dict(sorted(parameters.items())),
+        tensors={name: (state.value, state.gradient) for name, state in states.items()},
         modules=_expanded(graph, draft),
         model_input=model_input,
         model_output=model_output(graph, solution.choices),
@@ -118,7 +132,7 @@ def _price_of(graph: ModelGraph, size: int) -> Callable[[Exchange, str, tuple[st
 def _parameters(
     graph: ModelGraph,
     solution: LayoutSolution,
-    states: dict[str, TensorState],
+    states: Mapping[str, TensorState],
     draft: _Draft,
 ) -> dict[str, Placement]:
     found: dict[str, Placement] = {}
@@ -245,19 +259,87 @@ def _place(
         for reader in flow.readers
         if not _is_loss(graph.operator(reader.operator))
     }
-    held = next(iter(wants)) if len(wants) == 1 else state.value
+    is_carried = any(flow.tensor == exit_ for _, exit_ in tied_tensors(graph))
+    held = next(iter(wants)) if len(wants) == 1 and not is_carried else state.value
     choice = solution.choices[flow.producer]
     takes_whole = wanted_gradient(graph, producer, flow.tensor, choice) == REPLICATED
     sums_gradient = have == held == REPLICATED and state.gradient == PARTIAL and takes_whole
-    if wants and _ends(graph, flow) and (have != held or sums_gradient):
+    is_sliced = any(_reads_slice(graph, reader) for reader in flow.readers)
+    if wants and not is_sliced and _ends(graph, flow) and (have != held or sums_gradient):
         dims = graph.tensors[flow.tensor].dims
         before, after = placement_of(have, dims), placement_of(held, dims)
         if before is not None and after is not None:
             draft.outputs[producer.module_path] = Boundary(have=before, want=after)
             have = held
+    shared = _place_shared_copy(graph, solution, flow, state, have, draft)
     for reader in flow.readers:
-        if not _is_inside_module(graph, flow, reader):
+        if reader not in shared and not _is_inside_module(graph, flow, reader):
             _place_at_reader(graph, solution, reader, have, draft)
+
+
+def _reads_slice(graph: ModelGraph, reader: Reader) -> bool:
+    """Whether a reader takes a part of a tensor only (the class token)."""
+    labels = read_labels(graph, reader.operand)
+    return len(labels) < len(flat_labels(graph.tensors[reader.operand.tensor].dims))
+
+
+def _place_shared_copy(
+    graph: ModelGraph,
+    solution: LayoutSolution,
+    flow: Flow,
+    state: TensorState,
+    have: Layout,
+    draft: _Draft,
+) -> tuple[Reader, ...]:
+    """Put a change that several readers share at the entry of the module that holds them."""
+    if have != state.value or not is_shared_copy(graph, flow, solution.choices, state):
+        return ()
+    sharing = tuple(
+        reader
+        for reader in flow.readers
+        if reader_exchange(graph, flow, reader, solution.choices[reader.operator], state)
+        != (None, None)
+    )
+    operators = [graph.operator(reader.operator) for reader in sharing]
+    wants = {
+        wanted_layout(graph, operator, reader.operand, solution.choices[operator.name])
+        for operator, reader in zip(operators, sharing, strict=True)
+    }
+    container = _common_path([operator.module_path for operator in operators])
+    inside = [n for n in _unit_operators(graph, operators[0]) if _is_under(graph, n, container)]
+    before = placement_of(_as_read(have, sharing[0]), sharing[0].operand.dims)
+    after = placement_of(_as_read(min(wants), sharing[0]), sharing[0].operand.dims)
+    begins = inside[0] == operators[0].name and operators[0].inputs[0] == sharing[0].operand
+    others = {reader.operator for reader in flow.readers} - {op.name for op in operators}
+    others -= {inside[-1]}  # a residual that was fused with what the module ends with
+    if not container or len(wants) > 1 or not begins or others & set(inside):
+        return ()
+    if before is None or after is None or container in draft.inputs:
+        return ()
+    draft.inputs[container] = Boundary(have=before, want=after)
+    return sharing
+
+
+def _common_path(paths: list[str]) -> str:
+    """Return the innermost module that holds all of some modules.
+
+    Examples
+    --------
+    >>> _common_path(["h.0.attention.query", "h.0.attention.key"])
+    'h.0.attention'
+    """
+    parts = zip(*(path.split(".") for path in paths), strict=False)
+    same = takewhile(lambda names: len(set(names)) == 1, parts)
+    return ".".join(names[0] for names in same)
+
+
+def _unit_operators(graph: ModelGraph, operator: Operator) -> tuple[str, ...]:
+    return next(unit.operators for unit in graph.units if unit.name == operator.unit)
+
+
+def _is_under(graph: ModelGraph, name: str, container: str) -> bool:
+    path = graph.operator(name).module_path
+    return path == container or path.startswith(f"{container}.")
 
 
 def _place_at_reader(
@@ -344,13 +426,23 @@ def _is_inside_module(graph: ModelGraph, flow: Flow, reader: Reader) -> bool:
     )
 
 
+def _paths_of(graph: ModelGraph, unit: Unit, draft: _Draft) -> tuple[str, ...]:
+    """Return the modules of a unit's operators, and those around them that change a layout."""
+    own = dict.fromkeys(graph.operator(name).module_path for name in unit.operators)
+    around = (
+        path
+        for path in draft.inputs
+        if any(_is_under(graph, name, path) for name in unit.operators)
+    )
+    return tuple(own | dict.fromkeys(around))
+
+
 def _expanded(graph: ModelGraph, draft: _Draft) -> dict[str, ModuleBoundary]:
     """Return boundaries by the paths of all repetitions."""
     paths: dict[str, str] = {}
     for unit in graph.units:
         first = unit.module_paths[0]
-        for name in unit.operators:
-            path = graph.operator(name).module_path
+        for path in _paths_of(graph, unit, draft):
             is_inside = path == first or path.startswith(f"{first}.")
             for here in unit.module_paths:
                 paths[here + path[len(first) :] if is_inside else path] = path

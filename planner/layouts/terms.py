@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.layouts.flows import TensorState
 from simulator.groups import CollectiveKind
 
 Axis = Literal["dp", "cp", "ep", "tp"]
@@ -43,6 +44,8 @@ class LayoutSolution:
     """``data``, ``tensor``, ``hybrid``, ``replicated``: by what it splits, for people."""
     choices: Mapping[str, str | None]
     size: int
+    states: Mapping[str, TensorState] | None = None
+    """How tensors are held between operators; None for the cheapest way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,8 @@ class UnitTerms:
     """Compute, without communication [s]."""
     backward_s: float
     """Compute, without communication and recomputation [s]."""
+    weight_s: float
+    """Part of ``backward_s`` that makes gradients of weights [s]."""
     selective_recompute_s: float
     """Extra compute in backward when attention cores are recomputed [s]."""
     communication: tuple[CollectiveUse, ...]
@@ -89,6 +94,12 @@ class UnitTerms:
     backward_calls: float = 0.0
     output_bytes: float = 0.0
     """Of ``saved_bytes``, the model's output, held until the whole backward pass is through [B]."""
+    weight_calls: float = 0.0
+    """Those of the backward pass that make gradients of weights [1]."""
+    awaiting_bytes: float = 0.0
+    """Kept between the gradients of inputs and those of weights, where these run apart [B]."""
+    selective_awaiting_bytes: float = 0.0
+    """The same when attention cores are recomputed [B]."""
     weight_bytes: float = 0.0
     """Weights of products in the compute precision, of equal experts one [B]."""
     tied_parameters: float = 0.0

@@ -23,6 +23,9 @@ def _traffic(operator: Operator, cut: Cut, *, backward: bool) -> tuple[float, fl
     """
     if is_batch_norm(operator):
         return _batch_norm(operator, cut, backward=backward)
+    inputs, outputs, _ = endpoint_bytes(operator, cut)
+    if operator.target == "aten._to_copy" and inputs == outputs:
+        return 0.0, 0.0  # torch gives back a tensor that has the wanted type already
     fused = norm_before(cut.graph, operator, cut.software)
     if fused is not None:
         return _other_inputs(operator, cut, fused), 0.0

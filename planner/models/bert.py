@@ -8,6 +8,7 @@ from torch import nn
 from planner.errors import ModelError
 from planner.models.attention import FeedForward, SelfAttention, initialise, transformer_chain
 from planner.models.data import cross_entropy, token_batch
+from planner.models.positions import positions_of
 from planner.models.sizes import BertSize
 from planner.models.source import Batch
 
@@ -29,7 +30,7 @@ class BertEmbedding(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """``[batch, sequence]`` ids to ``[batch, sequence, hidden]``."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = positions_of(tokens.shape[1], device=tokens.device)
         added = self.token(tokens) + self.position(positions)
         added = added + self.token_type(torch.zeros_like(positions))
         embedded: torch.Tensor = self.dropout(self.norm(added))

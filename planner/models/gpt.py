@@ -5,6 +5,7 @@ from torch import nn
 
 from planner.models.attention import FeedForward, SelfAttention, initialise, transformer_chain
 from planner.models.data import cross_entropy, token_batch
+from planner.models.positions import positions_of
 from planner.models.sizes import GptSize
 from planner.models.source import Batch
 
@@ -23,7 +24,7 @@ class GptEmbedding(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """``[batch, sequence]`` ids to ``[batch, sequence, hidden]``."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = positions_of(tokens.shape[1], device=tokens.device)
         embedded: torch.Tensor = self.dropout(self.token(tokens) + self.position(positions))
         return embedded
 

@@ -231,7 +231,7 @@ def _build(text: str, auto_class: Any, config: Any) -> nn.Module:
         with skip:
             model = auto_class.from_config(config)
         if no_data and _takes_fused(model.config):
-            model.set_attn_implementation(_FUSED)
+            attend_without_masks(model)
     except Exception as error:
         raise ModelError(
             f"{text}: transformers cannot build it: {_words(error)}; change its options, or wrap "
@@ -245,6 +245,11 @@ def _build(text: str, auto_class: Any, config: Any) -> nn.Module:
 def _words(error: Exception) -> str:
     """Return the library's message in one line: the first of several but announces the next."""
     return " ".join(str(error).split()).rstrip(".")[:_LONGEST_WORDS] or type(error).__name__
+
+
+def attend_without_masks(model: Any) -> None:
+    """Make a model hand no masks to attention: causal or full, as its layers are."""
+    model.set_attn_implementation(_FUSED)
 
 
 def _takes_fused(config: Any) -> bool:

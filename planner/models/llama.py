@@ -5,6 +5,7 @@ from torch import nn
 
 from planner.models.attention import AttentionCore, initialise, transformer_chain
 from planner.models.data import cross_entropy, token_batch
+from planner.models.positions import positions_of
 from planner.models.sizes import LlamaSize
 from planner.models.source import Batch
 
@@ -39,7 +40,7 @@ class Rotary(nn.Module):
         """Rotate ``[batch, sequence, heads, head_size]`` queries and keys."""
         half = torch.arange(0, self.head_size, 2, device=query.device, dtype=torch.float32)
         frequency = self.theta ** (-half / self.head_size)
-        position = torch.arange(query.shape[1], device=query.device, dtype=torch.float32)
+        position = positions_of(query.shape[1], device=query.device, dtype=torch.float32)
         angle = torch.outer(position, frequency)
         cosine = torch.cat((angle, angle), dim=-1).cos().to(query.dtype)[:, None, :]
         sine = torch.cat((angle, angle), dim=-1).sin().to(query.dtype)[:, None, :]

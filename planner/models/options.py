@@ -1,11 +1,11 @@
 """The ``name?key=value&key=value`` form of a model, and how it is told when it is wrong."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from hardware_profiles.nearest import nearest_names
 from hardware_profiles.pairs import read_pairs
 from planner.errors import ModelError
 from planner.models.sizes import Size
@@ -76,10 +76,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     'expected one of a, b'
     """
     names = sorted(known)
-    written = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), written, n=3, cutoff=0.6)
+    close = nearest_names(word, names)
     if close:
-        return f"did you mean {' or '.join(written[name] for name in close)}?"
+        return f"did you mean {' or '.join(close)}?"
     return f"expected one of {', '.join(names)}"
 
 

@@ -1,7 +1,8 @@
 """A timeline as a Chrome trace, which Perfetto and ``chrome://tracing`` open."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from simulator.errors import ProgramError
@@ -33,27 +34,61 @@ def chrome_trace(timeline: Timeline) -> dict[str, Any]:
     .. [1] N. Duca, D. Sinclair, "Trace event format", Google, 2016.
 
     """
+    processes = [
+        TraceProcess(number=rank, name=f"rank {rank}") for rank in range(timeline.num_ranks)
+    ]
+    return {
+        "traceEvents": trace_events(timeline, processes=processes),
+        "displayTimeUnit": "ms",
+        "metadata": {"num_ranks": timeline.num_ranks, "origin": timeline.origin},
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceProcess:
+    """How a rank is shown: one process of the trace."""
+
+    number: int
+    """Its identity and its place from the top."""
+    name: str
+
+
+def trace_events(timeline: Timeline, *, processes: Sequence[TraceProcess]) -> list[dict[str, Any]]:
+    """Return the events of a timeline whose ranks are shown as the given processes, in order.
+
+    Parameters
+    ----------
+    timeline : Timeline
+        Simulated or measured.
+    processes : sequence of TraceProcess
+        One per rank.
+
+    Returns
+    -------
+    list of dict
+        Every event has ``ph``, ``ts``, ``pid`` and ``tid``.
+
+    """
     events: list[dict[str, Any]] = []
-    for rank in range(timeline.num_ranks):
-        events.append(_named("process_name", rank, 0, f"rank {rank}"))
-        events.append({"name": "process_sort_index", "ph": "M", "pid": rank, "tid": 0,
-                       "args": {"sort_index": rank}})  # fmt: skip
+    for process in processes:
+        events.append(_named("process_name", process.number, 0, process.name))
+        order = _named("process_sort_index", process.number, 0, "")
+        events.append({**order, "args": {"sort_index": process.number}})
+    of_rank = [process.number for process in processes]
     threads = sorted({(span.rank, _STREAMS.index(span.stream)) for span in timeline.spans})
-    events += [_named("thread_name", rank, number, _STREAMS[number]) for rank, number in threads]
-    events += [_span_event(span) for span in timeline.spans]
+    events += [
+        _named("thread_name", of_rank[rank], number, _STREAMS[number]) for rank, number in threads
+    ]
+    events += [_span_event(span, process=of_rank[span.rank]) for span in timeline.spans]
     events += [
         {
-            "name": "memory", "ph": "C", "pid": rank, "tid": 0, "ts": time_s * _MICROSECONDS,
-            "args": {"bytes": value}, "time_s": time_s,
+            "name": "memory", "ph": "C", "pid": of_rank[rank], "tid": 0,
+            "ts": time_s * _MICROSECONDS, "args": {"bytes": value}, "time_s": time_s,
         }
         for rank, points in enumerate(timeline.memory)
         for time_s, value in points
     ]  # fmt: skip
-    return {
-        "traceEvents": events,
-        "displayTimeUnit": "ms",
-        "metadata": {"num_ranks": timeline.num_ranks, "origin": timeline.origin},
-    }
+    return events
 
 
 def chrome_json(timeline: Timeline) -> str:
@@ -117,16 +152,16 @@ def timeline_from_chrome(trace: Mapping[str, Any]) -> Timeline:
 
 def _named(what: str, rank: int, thread: int, name: str) -> dict[str, Any]:
     """Return the event that names a process or a thread."""
-    return {"name": what, "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}
+    return {"name": what, "ph": "M", "ts": 0, "pid": rank, "tid": thread, "args": {"name": name}}
 
 
-def _span_event(span: Span) -> dict[str, Any]:
+def _span_event(span: Span, *, process: int) -> dict[str, Any]:
     """Return the complete event of a span."""
     return {
         "name": span.name,
         "cat": span.category,
         "ph": "X",
-        "pid": span.rank,
+        "pid": process,
         "tid": _STREAMS.index(span.stream),
         "ts": span.start_s * _MICROSECONDS,
         "dur": (span.end_s - span.start_s) * _MICROSECONDS,

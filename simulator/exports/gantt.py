@@ -275,4 +275,4 @@ def _add_legend(axes: Axes, spans: Sequence[Span]) -> None:
 def _legend(phase: str) -> str:
     """Return how a legend names a phase."""
     communication = {"tensor", "data", "pipeline", "context", "expert"}
-    return f"{phase} communication" if phase in communication else phase
+    return f"{phase} communication" if phase in communication else phase.replace("_", " ")

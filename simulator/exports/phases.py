@@ -7,6 +7,8 @@ from simulator.timeline import Span
 PHASE_COLORS = {
     "forward": "#4C78A8",
     "backward": "#72B7B2",
+    "input_gradients": "#439894",
+    "weight_gradients": "#88D27A",
     "compute": "#9ECAE9",
     "optimizer": "#8E6C8A",
     "tensor": "#F58518",
@@ -18,8 +20,17 @@ PHASE_COLORS = {
     "other": "#BAB0AC",
 }
 """One colour per phase, told apart also in print: Tableau 10 as in Vega."""
-_ACTION = re.compile(r"(?:^|[^0-9A-Za-z])\d+([FB])\d+(?:$|[^0-9A-Za-z])")
-_WORDS = (("backward", "backward"), ("forward", "forward"), ("optimizer", "optimizer"))
+_ACTION = re.compile(r"(?:^|[^0-9A-Za-z])\d+([FBIW])\d+(?:$|[^0-9A-Za-z])")
+_PHASE_OF_KIND = {
+    "F": "forward", "B": "backward", "I": "input_gradients", "W": "weight_gradients",
+}  # fmt: skip
+_WORDS = (
+    ("weight gradients", "weight_gradients"),
+    ("input gradients", "input_gradients"),
+    ("backward", "backward"),
+    ("forward", "forward"),
+    ("optimizer", "optimizer"),
+)
 
 
 def span_phase(span: Span) -> str:
@@ -49,7 +60,7 @@ def span_phase(span: Span) -> str:
     if span.stream == "compute":
         action = _ACTION.search(span.name)
         if action is not None:
-            return "forward" if action.group(1) == "F" else "backward"
+            return _PHASE_OF_KIND[action.group(1)]
         lowered = span.name.lower()
         for word, phase in _WORDS:
             if word in lowered:

@@ -6,6 +6,7 @@ from paraplan.planning import Options, simulate
 
 GPT = "gpt3-1.3b?num_layers=4&tied=true"
 LLAMA = "llama3-8b?num_layers=4"
+BERT = "bert-base?num_layers=2"
 MLP = "mlp?hidden_size=64"
 
 

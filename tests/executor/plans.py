@@ -89,7 +89,7 @@ def plan_of(strategy, *, model=TINY_GPT, chain=None, layout=None, batch=8, seque
         for low, high in pairwise(edges)
     )
     axes = (("pp", chosen.pipeline_parallel_size), ("dp", chosen.data_parallel_size),
-            ("tp", chosen.tensor_parallel_size))  # fmt: skip
+            ("cp", chosen.context_parallel_size), ("tp", chosen.tensor_parallel_size))  # fmt: skip
     if layout is None and chosen.tensor_parallel_size > 1:
         layout = megatron_layout(
             chosen.tensor_parallel_size, sequence_parallel=chosen.sequence_parallel

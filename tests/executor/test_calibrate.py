@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from executor.calibrate import MAX_PROCESSES, calibrate
-from executor.calibration_data import Sample
+from executor.calibration_data import COLLECTIVES, Sample
 from executor.calibration_fit import fit_cluster, work_of
-from executor.calibration_framework import BLOCKS, SMALL_ELEMENTS, SMALL_TENSORS
+from executor.calibration_framework import BLOCKS, SMALL_ELEMENTS, SMALL_TENSORS, unit_bytes
 from executor.calibration_software import fit_software, software_to_toml
 from executor.errors import RunError
 from hardware_profiles import (
@@ -53,6 +53,18 @@ def sample(kind, shape, precision="fp32", time_s=None, load=0.0):
     return replace(made, time_s=time_s)
 
 
+def message_s(kind, num_bytes, ranks):
+    group = Group(num_ranks=ranks, ranks_per_node=ranks, num_nodes=1)
+    return collective_time(kind, num_bytes, group=group, cluster=KNOWN_CLUSTER)
+
+
+UNIT_BYTES_S = sum(
+    share * (message_s(kind, unit_bytes(), 4) - message_s(kind, 0.0, 4))
+    for kind, share in (("all_gather", 2 / 3), ("reduce_scatter", 1 / 3))
+)
+"""What the bytes of a sharded unit's gather or reduction take on average among four [s]."""
+
+
 def known_samples(load=0.0):
     sizes = [(n, n, n) for n in (64, 128, 256, 512, 1024)]
     samples = [sample("matmul", s, load=load) for s in
@@ -69,12 +81,16 @@ def known_samples(load=0.0):
     samples.append(sample("calls", (BLOCKS,), time_s=2.48e-3))
     samples.append(sample("plain_calls", (BLOCKS,), time_s=1.2e-3))
     samples.append(sample("sharded_calls", (BLOCKS,), time_s=5.2e-3))
-    samples.append(sample("sharded_units", (BLOCKS,), time_s=25.2e-3))
+    samples.append(sample("forward_calls", (BLOCKS,), time_s=0.8e-3))
+    samples.append(sample("checkpointed_calls", (BLOCKS,), time_s=7.28e-3))
+    samples.append(sample("plain_units", (BLOCKS,), time_s=20e-3))
+    samples.append(sample("sharded_units", (BLOCKS,), time_s=44e-3 + 24 * UNIT_BYTES_S))
+    samples.append(sample("redistribute", (1,), time_s=1e-3))
     for power in range(10, 25, 2):
         for ranks in (2, 4):
-            group = Group(num_ranks=ranks, ranks_per_node=ranks, num_nodes=1)
-            time_s = collective_time("all_reduce", 1 << power, group=group, cluster=KNOWN_CLUSTER)
-            samples.append(sample("all_reduce", (ranks, 1 << power), time_s=time_s))
+            for kind in COLLECTIVES:
+                time_s = message_s(kind, 1 << power, ranks)
+                samples.append(sample(kind, (ranks, 1 << power), time_s=time_s))
         samples.append(sample("round_trip", (2, 1 << power), time_s=2 * (3e-5 + 2**power / 2e9)))
     return samples
 
@@ -118,13 +134,16 @@ def test_a_fitted_profile_is_read_back_and_says_what_was_noisy(tmp_path):
 
 def test_the_stack_is_timed_per_call_and_read_back(tmp_path):
     samples = known_samples()
-    device = fit_cluster(samples, num_processes=2, command="test").device
+    cluster = fit_cluster(samples, num_processes=4, command="test")
+    device = cluster.device
     assert device.element_times_s["gelu"] == pytest.approx(2e-9)
     assert device.element_times_s["adam"] == pytest.approx(8e-3 / 4 / 2**20)
-    software = fit_software(samples, device=device, command="test")
+    software = fit_software(samples, cluster=cluster, command="test")
     assert software.kernel_overhead_s == pytest.approx(2.48e-3 / (8 * 31) - device.launch_latency_s)
     assert software.sharded_operator_overhead_s == pytest.approx(4e-3 / (48 * 3))
-    assert software.sharded_unit_s == pytest.approx(1e-3)
+    assert software.sharded_unit_s == pytest.approx(1e-3, rel=0.02)
+    assert software.checkpoint_s == pytest.approx(0.5e-3)
+    assert software.collective_call_s == pytest.approx(1e-3 / 2 / 3)
     assert software.optimizer_tensor_s == pytest.approx(25e-6)
     path = tmp_path / "local-software.toml"
     path.write_text(software_to_toml(software, command="paraplan calibrate"))

@@ -1,7 +1,7 @@
 """Torch's collectives in a pretended world are those that the simulator prices."""
 
 import pytest
-from dry_runs import GPT, LLAMA, MLP, dry_run_here, plan_for
+from dry_runs import BERT, GPT, LLAMA, MLP, dry_run_here, plan_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -18,18 +18,25 @@ GPT_STRATEGIES = [
     "dp=4,pp=2,microbatch=1,schedule=1f1b,sharding=parameters",
     "pp=2,microbatch=1,schedule=interleaved,virtual_stages=2",
     "dp=2,tp=2,pp=2,microbatch=1,schedule=1f1b,sequence_parallel=on,recompute=full",
+    "dp=2,tp=2,pp=2,microbatch=1,schedule=zbv,sequence_parallel=on",
+    "dp=2,pp=2,microbatch=1,schedule=zero_bubble,sharding=optimizer",
 ]
 LLAMA_STRATEGIES = [
     "dp=3,microbatch=1,sharding=gradients",
     "tp=2,microbatch=1,sequence_parallel=on,recompute=full",
     "dp=2,tp=2,pp=2,microbatch=1,schedule=interleaved,virtual_stages=2",
 ]
+BERT_STRATEGIES = [
+    "tp=2,pp=2,microbatch=1,schedule=1f1b",
+    "dp=2,tp=2,microbatch=2,sharding=parameters,sequence_parallel=on,recompute=full",
+]
 
 
 @pytest.mark.parametrize(
     ("model", "strategy"),
     [(GPT, strategy) for strategy in GPT_STRATEGIES]
-    + [(LLAMA, strategy) for strategy in LLAMA_STRATEGIES],
+    + [(LLAMA, strategy) for strategy in LLAMA_STRATEGIES]
+    + [(BERT, strategy) for strategy in BERT_STRATEGIES],
 )
 def test_torch_issues_what_the_simulator_says(model, strategy):
     result = dry_run_here(plan_for(model, strategy))

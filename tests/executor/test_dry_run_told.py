@@ -45,7 +45,9 @@ def test_the_table_lists_known_differences(monkeypatch):
     assert "known: dp all_gather +4" in text
     assert text.endswith("torch issues what the simulator says")
     rank = dry_run_to_json(result)["ranks"][0]
-    assert sum(entry["count"] for entry in rank["known_differences"]) == 4 + 4  # 5 units and one bucket
+    assert (
+        sum(entry["count"] for entry in rank["known_differences"]) == 4 + 4
+    )  # 5 units and one bucket
 
 
 def test_a_torch_without_a_private_name_is_refused_by_its_name(monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 from plans import SMALL_ALEXNET, TINY_GPT, hybrid_layout, plan_of
 
+from executor.errors import RunError
 from executor.run import run_plan
 
 pytestmark = pytest.mark.distributed
@@ -77,6 +78,37 @@ def test_pipeline(schedule):
     )
     # the tied embedding is summed between first and last stage
     assert counted(result, "pp") == {"all_reduce": 1}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "batch"),
+    [("pp=4,microbatch=1,schedule=zero_bubble", 8), ("pp=2,tp=2,microbatch=1,schedule=zbv", 3),
+     ("pp=2,dp=2,microbatch=1,schedule=zero_bubble,virtual_stages=2,sharding=optimizer", 8)],
+)  # fmt: skip
+def test_weight_gradients_that_wait(strategy, batch):
+    """Six modules on four stages or more are uneven; a V has both ends of tied weights."""
+    result = run_equal(plan_of(strategy, batch=batch))
+    names = {span.name for span in result.timeline.spans if span.stream == "compute"}
+    assert {"forward", "input gradients", "weight gradients"} <= names
+    assert "backward" not in names
+    tied = result.collectives_issued.get("pp", {})
+    assert list(tied) == ([] if "zbv" in strategy else ["all_reduce"])
+
+
+def test_a_v_of_four_ranks_without_tied_weights():
+    model = TINY_GPT.replace("num_layers=4", "num_layers=6") + "&tied=false"
+    chain = ("embedding", *(f"blocks.{i}" for i in range(6)), "head")
+    run_equal(plan_of("pp=4,microbatch=1,schedule=zbv", model=model, chain=chain, batch=9))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"),
+    [("dp=2,pp=2,microbatch=1,schedule=zero_bubble,sharding=parameters", "has freed the weights"),
+     ("dp=2,pp=2,microbatch=1,schedule=zbv,sharding=optimizer", "share embedding.token.weight")],
+)  # fmt: skip
+def test_shards_that_a_split_backward_cannot_have(strategy, why):
+    with pytest.raises(RunError, match=why):
+        run_plan(plan_of(strategy), timeout_s=TIMEOUT_S, steps=1)
 
 
 @pytest.mark.parametrize(

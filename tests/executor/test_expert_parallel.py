@@ -32,7 +32,6 @@ def experts_of(text):
     [
         "dp=2,ep=2,microbatch=2,sharding=parameters,recompute=full",
         "dp=4,ep=2,microbatch=1",
-        "dp=4,ep=2,microbatch=1,sharding=gradients",
     ],
 )
 def test_spread_experts_train_as_in_one_process(strategy):

@@ -14,6 +14,7 @@ from plans import megatron_layout, plan_of
 from executor.errors import RunError
 from executor.result import write_atomically
 from executor.run import run_plan
+from executor.run_folder import run_folder
 from planner.errors import PlanError
 from planner.plan import load_plan, plan_to_json
 
@@ -110,8 +111,8 @@ def test_a_silent_rank_costs_the_timeout_and_no_more(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_rank_outlives_the_launcher(tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_rank_outlives_the_launcher(tmp_path, monkeypatch, number):
     plan = tmp_path / "plan.json"
     plan.write_text(plan_to_json(faulty_plan(tmp_path, "time.sleep(600)")))
     launcher = subprocess.Popen(
@@ -126,6 +127,19 @@ def test_no_rank_outlives_the_launcher(tmp_path, number):
         launcher.wait(timeout=10)
         assert ends_soon(lambda: no_process_of(tmp_path))
         assert not (tmp_path / "run.json").exists()
+        left = list(tmp_path.glob("paraplan-run-*"))
+        if number == signal.SIGKILL:  # the next run removes what this one could not
+            os.utime(left[0] / "owner.lock", times=(0, 0))
+            monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+            with run_folder() as mine:
+                assert list(tmp_path.glob("paraplan-run-*")) == [mine]
+                with run_folder() as other:  # one at work stays
+                    os.utime(mine / "owner.lock", times=(0, 0))
+                    with run_folder():
+                        assert mine.is_dir()
+                        assert other.is_dir()
+        else:
+            assert not left
     finally:
         launcher.kill()
         launcher.wait()

@@ -108,7 +108,10 @@ def test_a_silent_rank_costs_the_timeout_and_a_restart(good, tmp_path, no_orphan
     result = train("fsdp", tmp_path, dataset=counting(tmp_path, fault=fault), restarts=1,
                    timeout_s=12.0)  # fmt: skip
     assert result.losses == pytest.approx(good[1][2:], abs=1e-6)
-    assert len(result.restarts) == 1
+    (cause,) = result.restarts
+    assert "rank 0 waited in vain; silent were: rank 1 at File" in cause
+    assert "counting.py" in cause
+    assert "in __getitem__" in cause
 
 
 @pytest.mark.distributed
@@ -154,6 +157,13 @@ def test_a_full_disk_stops_the_job_and_leaves_the_last_checkpoint(tmp_path, no_o
     files = read_manifest(folder)["files"]
     assert not first_damage(folder, files, files)
     assert steps_logged(tmp_path) == [1, 2, 3, 4]
+
+
+@pytest.mark.distributed
+def test_a_rank_that_leaves_without_a_word_is_named_before_those_that_miss_it(tmp_path, no_orphan):
+    with pytest.raises(RunError) as caught:
+        train("dp", tmp_path, dataset=counting(tmp_path, fault=f"if {ON_RANK_1}: os._exit(3)"))
+    assert "rank 1 ended with 3 and without a word" in one_line(caught)
 
 
 def harmed(good, tmp_path, step, harm):

@@ -85,7 +85,7 @@ def test_an_unknown_objective(refused: Call) -> None:
         ("dp=2,ep=2", "has no experts"),
         ("dp=2,ep=4", "does not divide dp*cp=2"),
         ("cp=3", "2*cp = 6"),
-        ("pp=2,virtual_stages=2", "only schedule=interleaved has virtual stages"),
+        ("pp=2,virtual_stages=2", "only schedule=interleaved and zero_bubble have virtual stages"),
         ("pp=2,schedule=interleaved", "give virtual_stages=2 or more"),
         ("schedule=interleaved,virtual_stages=2", "give pp=2 or more"),
         ("sequence_parallel=on", "give tp=2 or more"),

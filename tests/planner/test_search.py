@@ -177,10 +177,17 @@ def sample(problem: Problem, number: int) -> list[Evaluation]:
 
 CEILINGS = {
     "no-overlap": {"1f1b": (0.98, 1.08), "interleaved": (0.93, 1.08)},
-    "eager": {"1f1b": (0.97, 1.08), "interleaved": (0.94, 1.02)},
+    "eager": {
+        "1f1b": (0.97, 1.08),
+        "interleaved": (0.94, 1.02),
+        "zero_bubble": (0.88, 1.08),
+        "zbv": (0.98, 1.09),
+    },
     "megatron-core": {"1f1b": (0.97, 1.08), "interleaved": (0.96, 1.02)},
 }
-"""Closed form over engine: the worst of all 475 strategies of the problem with 2 % to spare.
+"""Closed form over engine: the worst of all strategies of the problem (475, with eager 715) with
+2 % to spare. Zero bubble is low where there are half as many microbatches as ranks (0.90, virtual
+stages that wait for each other); with at least as many it is within 2 % and 7 %.
 Unlike stages are where they part: on 8 ranks 12 blocks cannot be dealt evenly, and the closed form
 charges as if all waited for the slowest (over); weights that are gathered wait on every virtual
 stage (under)."""
@@ -189,7 +196,7 @@ stage (under)."""
 @pytest.mark.parametrize("software", list(CEILINGS))
 def test_the_closed_form_agrees_with_the_engine(software: str) -> None:
     problem = problem_of(cluster=TWO_NODES, global_batch=64, software=software)
-    ratios: dict[str, list[tuple[float, str]]] = {"1f1b": [], "interleaved": []}
+    ratios: dict[str, list[tuple[float, str]]] = {schedule: [] for schedule in CEILINGS[software]}
     for evaluation in sample(problem, 100):
         ratio = evaluation.step.step_time_s / replay_step_time(evaluation)
         ratios[evaluation.strategy.schedule].append((ratio, str(evaluation.strategy)))
@@ -241,7 +248,7 @@ def test_other_devices_have_plans(cluster: str, mode: str) -> None:
 
 def test_a_mixed_cluster_gives_the_slower_devices_less() -> None:
     evaluation = found(
-        "gpt2", "mixed-a100-v100", "dp=8,tp=1,pp=2", precision="fp16", global_batch=64
+        "gpt2", "mixed-a100-v100", "dp=8,tp=1,pp=2,schedule=1f1b", precision="fp16", global_batch=64
     ).best.evaluation
     blocks = [evaluation.stages.starts[1], 14 - evaluation.stages.starts[1]]
     assert blocks[0] > blocks[1]

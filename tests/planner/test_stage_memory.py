@@ -1,12 +1,14 @@
 """What a rank keeps whole and what it shards, on small traced models."""
 
+import numpy as np
 import pytest
 
 from hardware_profiles import load_software
-from planner.gathered_memory import gathered_of_items
+from planner.gathered_memory import gathered_of_items, reduction_of_items
 from planner.state_memory import StateBytes
 from tests.planner.problems import evaluated, problem_of
 
+SHARDED = "dp=8,microbatch=2,sharding=parameters"
 BF16 = StateBytes(parameters=4, gradients=4, optimizer=8, gathered=2, cast=2)
 
 
@@ -26,17 +28,45 @@ def test_virtual_stages_of_a_rank_are_all_gathered() -> None:
     assert evaluation.memory.terms["gathered_parameters"] == pytest.approx(whole)
 
 
-def test_without_pipeline_a_unit_its_neighbours_weights_and_gradients_are_whole() -> None:
-    evaluation = evaluated(problem_of(), "dp=8,microbatch=2,sharding=parameters")
-    items = evaluation.stages.items
+def test_a_unit_the_one_before_and_gradients_of_the_one_behind_are_whole() -> None:
+    items = evaluated(problem_of("llama3-8b?scale_down=32"), SHARDED).stages.items
     assert items is not None
-    block = items.parameters[5]
+    block, table = items.parameters[2], items.parameters[0]
     gathered = gathered_of_items(
         items, sharding="parameters", state=BF16, software=load_software("eager"), stays=False
     )
-    # two blocks in bf16, one block's gradients in bf16, the next one's in fp32
-    assert gathered[5] == block * (2 + 2 + 2 + 4)
-    assert gathered[0] == items.parameters[0] * (2 + 2) + block * 4
+    assert gathered[2] == block * (2 + 2 + 4)
+    assert gathered[1] == (block + table) * 2 + block * 4
+    assert gathered[0] == table * 2 + block * 4
+
+
+def test_tied_weights_are_gathered_with_the_root_throughout() -> None:
+    items = evaluated(problem_of(), SHARDED).stages.items
+    assert items is not None
+    block, table = items.parameters[5], items.parameters[0]
+    gathered = gathered_of_items(
+        items, sharding="parameters", state=BF16, software=load_software("eager"), stays=False
+    )
+    root = items.root[0]
+    assert root >= table
+    assert gathered[5] == root * 2 + block * (2 + 2 + 4)
+    assert gathered[0] == root * 2 + block * 4
+
+
+def test_a_reduction_holds_gradients_twice_and_a_third_time_where_it_runs_in_a_copy() -> None:
+    items = evaluated(problem_of("llama3-8b?scale_down=32"), SHARDED).stages.items
+    assert items is not None
+    head = items.parameters[-1]
+    sizes = []
+    for name in ("eager", "local"):
+        found = reduction_of_items(
+            items, sharding="gradients", state=BF16, software=load_software(name),
+            shard_bytes=np.zeros(items.num_items),
+        )  # fmt: skip
+        sizes.append(found[-1])
+    assert items.has_one_tensor[-1] or head > 0
+    last = 2 * head if items.has_one_tensor[-1] else 0
+    assert sizes == [head * (2 + 4), last + head * (4 + 4)]
 
 
 @pytest.mark.parametrize("sharding", ["optimizer", "parameters"])
@@ -56,4 +86,4 @@ def test_sharded_gradients_are_whole_until_they_are_reduced() -> None:
     gathered = gathered_of_items(
         items, sharding="gradients", state=BF16, software=load_software("eager"), stays=False
     )
-    assert gathered[5] == items.parameters[5] * (2 + 4)
+    assert gathered[5] == items.parameters[5] * 4

@@ -94,10 +94,14 @@ def make_pipeline(
     virtual_stages=1,
     forward=1,
     backward=2,
+    weight=0,
     send=0,
     factors=None,
 ):
-    """One compute task per action, one send per stage boundary; factors scale the ranks."""
+    """One compute task per action, one send per boundary of ranks; factors scale the ranks.
+
+    ``weight`` is the part of ``backward`` that a split backward pass leaves for later.
+    """
     schedule = schedule_actions(
         name,
         num_ranks=num_ranks,
@@ -107,34 +111,38 @@ def make_pipeline(
     num_stages = num_ranks * virtual_stages
     actions = [(rank, action) for rank, row in enumerate(schedule) for action in row]
     compute_at = {str(action): index for index, (_, action) in enumerate(actions)}
-    steps = {"F": 1, "B": -1}
+    steps = {"F": 1, "B": -1, "I": -1, "W": num_stages}  # weight gradients go nowhere
+    durations = {"F": forward, "B": backward, "I": backward - weight, "W": weight}
+    kept = {"F": (1, 0), "B": (0, -1), "I": (0, 0), "W": (0, -1)}
+    home = {action.stage: rank for rank, action in actions}
     crossing = [
         (rank, action)
         for rank, action in actions
         if 0 <= action.stage + steps[action.kind] < num_stages
+        and home[action.stage + steps[action.kind]] != rank
     ]
     send_at = {str(action): len(actions) + index for index, (_, action) in enumerate(crossing)}
     factors = factors or [1] * num_ranks
     tasks = []
     for rank, action in actions:
         source = f"{action.stage - steps[action.kind]}{action.kind}{action.microbatch}"
-        depends_on = [send_at[source]] if source in send_at else []
-        if action.kind == "B":
+        depends_on = [at[source] for at in (send_at, compute_at) if source in at][:1]
+        if action.kind in "BI":
             depends_on.append(compute_at[f"{action.stage}F{action.microbatch}"])
-        forwards = action.kind == "F"
+        starts, ends = kept[action.kind]
         tasks.append(
             Task(
                 name=str(action),
                 rank=rank,
                 stream="compute",
                 kind="compute",
-                duration_s=(forward if forwards else backward) * factors[rank],
+                duration_s=durations[action.kind] * factors[rank],
                 depends_on=tuple(depends_on),
-                memory_at_start_bytes=1 if forwards else 0,
-                memory_at_end_bytes=0 if forwards else -1,
+                memory_at_start_bytes=starts,
+                memory_at_end_bytes=ends,
                 stage=action.stage,
                 microbatch=action.microbatch,
-                category="forward" if forwards else "backward",
+                category="forward" if action.kind == "F" else "backward",
             )
         )
     for rank, action in crossing:

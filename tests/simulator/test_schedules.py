@@ -17,6 +17,7 @@ from simulator.schedules import (
     schedule_actions,
     to_csv,
 )
+from simulator.zero_bubble import SPLIT_SCHEDULES
 
 SIZES = st.tuples(
     st.sampled_from(sorted(SCHEDULES)), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4)
@@ -26,8 +27,9 @@ SIZES = st.tuples(
 def build(sizes):
     """A schedule of any name with sizes that are legal for it."""
     name, num_ranks, rounds, virtual = sizes
-    virtual = virtual if name == "interleaved" else 1
-    num_microbatches = rounds * num_ranks if name == "interleaved" else 3 * rounds - 2
+    virtual = {"interleaved": virtual, "zero_bubble": virtual, "zbv": 2}.get(name, 1)
+    in_rounds = name in ("interleaved", "zero_bubble")
+    num_microbatches = rounds * num_ranks if in_rounds else 3 * rounds - 2
     arguments = {
         "num_ranks": num_ranks,
         "num_microbatches": num_microbatches,
@@ -80,10 +82,11 @@ def test_every_schedule_passes_the_independent_check(sizes):
         schedule,
         num_microbatches=arguments["num_microbatches"],
         virtual_stages=arguments["virtual_stages"],
+        v_shaped=sizes[0] == "zbv",
     )
 
 
-@given(SIZES)
+@given(SIZES.filter(lambda sizes: sizes[0] not in SPLIT_SCHEDULES))
 def test_in_flight_follows_the_closed_form(sizes):
     schedule, arguments = build(sizes)
     expected = in_flight_microbatches(
@@ -115,6 +118,9 @@ def test_interleaved_with_one_chunk_is_one_f_one_b():
         ("0F0", "rank 0 has 1 actions, expected 2"),
         ("1F0,1B0\n0F0,0B0", "1F0 is no stage of rank 0"),
         ("0F1,0B1", "0F1 exceeds the 1 microbatches"),
+        ("0F0,0W0,0I0", "0W0 stands before 0I0; weight gradients follow"),
+        ("0F0,0I0,0B0", "0B0 stands twice"),
+        ("0F0,0I0", "rank 0 has 1.5 actions, expected 2"),
     ],
 )
 def test_broken_schedules_are_told_with_a_grid(csv, fault):
@@ -136,6 +142,8 @@ def test_deadlock_is_found():
         ("1f1b", {"virtual_stages": 2}, "virtual_stages is 2, expected 1; use schedule=interl"),
         ("gpipe", {"num_microbatches": 0}, "0 microbatches, expected at least 1"),
         ("interleaved", {"num_microbatches": 6}, "6 microbatches over 4 .* a multiple"),
+        ("zero_bubble", {"num_microbatches": 9}, "9 microbatches over 4 .* 2 equal rounds"),
+        ("zbv", {"virtual_stages": 3}, "virtual_stages is 3, expected 2"),
     ],
 )
 def test_impossible_schedules_are_refused(name, sizes, message):
@@ -144,7 +152,7 @@ def test_impossible_schedules_are_refused(name, sizes, message):
         schedule_actions(name, **arguments)
 
 
-@pytest.mark.parametrize("cell", ["F0", "0W1", "0F", "x"])
+@pytest.mark.parametrize("cell", ["F0", "0X1", "0F", "x"])
 def test_no_action(cell):
     with pytest.raises(ScheduleError, match="is no action"):
         parse_action(cell)

@@ -8,7 +8,9 @@ from planner.graph import Operand
 from planner.layouts.placements import placement_of, planned_layout
 from planner.layouts.solve import data_layout, megatron_layout, solve_layouts
 from planner.layouts.terms import LayoutSolution
+from planner.models.resolve import resolve_model
 from planner.plan import Boundary, ModuleBoundary
+from planner.tracing import trace_model
 
 
 def megatron(builders, training, software, **options):
@@ -125,3 +127,18 @@ def test_inner_factor_of_a_dimension_is_not_executable(builders):
 )
 def test_placement_of_a_layout(layout, expected):
     assert placement_of(layout, (("b",), ("s",), ("h", "d"))) == expected
+
+
+def test_a_copy_that_post_norm_blocks_share_is_made_where_their_attention_begins(
+    builders, training, software
+):
+    graph = trace_model(resolve_model("bert-base?num_layers=2&hidden_size=48"), sequence_length=16)
+    layout = megatron_layout(
+        graph, tensor_parallel_size=2, microbatch_size=2, workload=training,
+        cluster=builders["cluster"](300e9), software=software, sequence_parallel=True,
+    )  # fmt: skip
+    plan = planned_layout(graph, layout)
+    for block in ("blocks.0", "blocks.1"):
+        assert plan.modules[f"{block}.attention"] == ModuleBoundary(input=change("S1", "R"))
+        assert f"{block}.attention.query" not in plan.modules
+    assert plan.model_output == "S2"
