@@ -13,10 +13,9 @@ pytestmark = pytest.mark.distributed
 EXACT = (
     Case(model=GPT, strategy="microbatch=2", global_batch=8, seq_len=128),
     Case(model=UNTIED, strategy="dp=2,microbatch=2", global_batch=8, seq_len=128),
-    Case(model=UNTIED, strategy="tp=2,microbatch=4", global_batch=8, seq_len=128),
-    Case(model=LLAMA, strategy="dp=2,microbatch=4,sharding=optimizer", global_batch=8, seq_len=128),
 )
 NEAR = (
+    Case(model=UNTIED, strategy="tp=2,microbatch=4", global_batch=8, seq_len=128),
     Case(model=GPT, strategy="dp=2,microbatch=4,sharding=parameters", global_batch=8, seq_len=128),
     Case(model=LLAMA, strategy="dp=2,microbatch=4,sharding=parameters", global_batch=8,
          seq_len=128),
@@ -34,7 +33,7 @@ def test_predicted_peak_is_what_torch_allocates(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", NEAR, ids=lambda case: case.strategy)
-def test_predicted_peak_of_sharded_weights(case: Case) -> None:
+def test_predicted_peak_under_collectives_is_near_and_never_low(case: Case) -> None:
     assert 0.98 <= check(case).ratio <= 1.05
 
 
