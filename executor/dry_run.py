@@ -9,8 +9,9 @@ from pathlib import Path
 from executor.checks import check_model_splits, check_plan_runs_here
 from executor.dry_run_counts import NOTHING, Counts, added
 from executor.dry_run_fake import check_torch_can_fake
-from executor.dry_run_known import KnownDifference, known_differences
+from executor.dry_run_known import known_differences
 from executor.dry_run_model import TinyModel, tiny_model
+from executor.dry_run_position import KnownDifference
 from executor.dry_run_rank import PROBES_FILE, Issued, load_issued
 from executor.dry_run_simulated import SimulatedStep, simulated_on, simulated_step
 from executor.launch import Progress, launch

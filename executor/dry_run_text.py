@@ -5,7 +5,7 @@ from typing import Any
 
 from executor.dry_run import DryRun, RankComparison
 from executor.dry_run_counts import NOTHING, Count, Key, counts_to_json
-from executor.dry_run_known import KnownDifference
+from executor.dry_run_position import KnownDifference
 
 
 def dry_run_to_json(result: DryRun) -> dict[str, Any]:

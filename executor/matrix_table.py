@@ -36,10 +36,12 @@ def summary_lines(result: MatrixResult) -> list[str]:
     if not result.rows:
         return ["no case ran"] + [f"refused: {_named(case)}: {why}" for case, why in result.refused]
     found = summarize(result.rows)
+    calm = [row for row in result.rows if row.foreign_load_cores <= NOISY_CORES]
     taus = ", ".join(f"{model} {tau:.2f}" for model, tau in found.taus.items())
     return [
         f"step time: median error {found.median_error:.1%}, bias {found.bias:+.1%} "
         f"over {len(result.rows)} cases",
+        *([_calm_line(calm)] if calm and found.disturbed else []),
         f"order of strategies: Kendall's tau {found.median_tau:.2f} (median over models: {taus})",
         _memory_line(
             "peak memory, live tensors", found.median_memory_error, found.lowest_memory_error
@@ -53,6 +55,14 @@ def summary_lines(result: MatrixResult) -> list[str]:
         f"{NOISY_CORES} beside {found.disturbed} cases, whose steps are then too long",
         *(f"refused: {_named(case)}: {why}" for case, why in result.refused),
     ]
+
+
+def _calm_line(calm: Sequence[MatrixRow]) -> str:
+    found = summarize(calm)
+    return (
+        f"beside no other program: median error {found.median_error:.1%}, bias {found.bias:+.1%} "
+        f"over {len(calm)} cases"
+    )
 
 
 def _memory_line(what: str, median: float | None, lowest: float | None) -> str:

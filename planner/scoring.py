@@ -3,8 +3,9 @@
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from planner.errors import StrategyError
@@ -13,12 +14,22 @@ from planner.feasibility import find_rejection
 from planner.layouts.terms import LayoutSolution
 from planner.problem import PriceBook, Problem
 from planner.processes import num_workers
-from planner.space import Core, cores, microbatch_sizes, recomputes, recomputes_of, strategies_of
+from planner.space import (
+    Core,
+    cores,
+    microbatch_sizes,
+    recomputes,
+    recomputes_of,
+    split_variants,
+    strategies_of,
+)
 from planner.strategy import Recompute, Strategy, check_strategy
 
 Progress = Callable[[str, int, int], None]
 MIN_CORES_PER_WORKER = 6
 """Below this a process costs more than it saves [1]."""
+SPLIT_PER_CORE = 4
+"""Fastest pipelines of a core whose backward pass is split on trial, schedules apart [1]."""
 KEPT_PER_CORE = 40
 """Fitting candidates that are ranked per core, fastest first; the rest are only counted [1]."""
 
@@ -117,8 +128,30 @@ def _score_core(job: _Job, core: Core) -> Tally:
         if options and not _score_options(job.book, tally, options, fixed=job.fixed):
             break
     tally.fitting.sort(key=lambda evaluation: evaluation.step.step_time_s)
+    if "schedule" not in job.fixed and job.book.problem.workload.is_training:
+        _score_split(job, tally)
+        tally.fitting.sort(key=lambda evaluation: evaluation.step.step_time_s)
     del tally.fitting[KEPT_PER_CORE:]
     return tally
+
+
+def _score_split(job: _Job, tally: Tally) -> None:
+    """Score the fastest candidates with a split backward pass: the fuller pipelines gain less."""
+    chunks = job.fixed.get("virtual_stages")
+    plain = dict.fromkeys(
+        replace(evaluation.strategy, schedule="1f1b", virtual_stages=1, recompute="none")
+        for evaluation in tally.fitting
+        if evaluation.mesh.pp > 1
+    )
+    tried = [
+        variant
+        for strategy in islice(plain, SPLIT_PER_CORE)
+        for variant in split_variants(job.book.problem, strategy)
+        if chunks in (None, variant.virtual_stages)
+    ]
+    options = _possible(job.book.problem, tally, tried)
+    if options:
+        _score_options(job.book, tally, options, fixed=job.fixed)
 
 
 def _valid(
@@ -130,10 +163,14 @@ def _valid(
     num_devices: int,
     fixed: dict[str, Any],
 ) -> list[Strategy]:
+    every = strategies_of(problem, core, microbatch_size=size, num_devices=num_devices, fixed=fixed)
+    return _possible(problem, tally, every)
+
+
+def _possible(problem: Problem, tally: Tally, strategies: Iterable[Strategy]) -> list[Strategy]:
+    """Return the strategies that suit the problem; count the others by reason."""
     valid = []
-    for strategy in strategies_of(
-        problem, core, microbatch_size=size, num_devices=num_devices, fixed=fixed
-    ):
+    for strategy in strategies:
         try:
             rejection = find_rejection(problem, check_strategy(strategy))
         except StrategyError as error:

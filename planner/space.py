@@ -137,33 +137,48 @@ def schedules(
     """Return (schedule, virtual stages) worth trying for a pipeline size.
 
     ``gpipe`` takes as long as ``1f1b`` and holds more activations, so it is tried only where the
-    user fixes it; schedules that split the backward pass, where the stack can or the user fixes
-    them.
+    user fixes it, as are schedules that split the backward pass: else :func:`split_variants` of the
+    fastest are tried.
     """
     if pipeline_size == 1 or not problem.workload.is_training:
         return [(fixed.get("schedule", "1f1b"), fixed.get("virtual_stages", 1))]
-    repeats = max(unit.count for unit in problem.graph.units)
-    chunks = [
-        v
-        for v in range(2, max(1, repeats // pipeline_size) + 1)
-        if v <= MAX_VIRTUAL_STAGES and _deals_evenly(problem, pipeline_size * v)
-    ]
+    chunks = _virtual_stages(problem, pipeline_size=pipeline_size)
     if "virtual_stages" in fixed and fixed["virtual_stages"] > 1:
         chunks = [fixed["virtual_stages"]]
     wanted = fixed.get("schedule")
     found: list[tuple[Schedule, int]] = [("1f1b", 1), *(("interleaved", v) for v in chunks)]
     if wanted == "gpipe":
         found = [("gpipe", 1)]
-    if splits_backward(wanted or "") or problem.software.split_backward != "none":
-        few = chunks if wanted == "zero_bubble" else chunks[:1]
-        found += [("zero_bubble", 1), *(("zero_bubble", v) for v in few)]
-        if wanted == "zbv" or _deals_evenly(problem, pipeline_size * ZBV_STAGES):
-            found.append(("zbv", ZBV_STAGES))
+    if splits_backward(wanted or ""):
+        found = [("zero_bubble", 1), *(("zero_bubble", v) for v in chunks), ("zbv", ZBV_STAGES)]
     return [
         (schedule, v)
         for schedule, v in found
         if fixed.get("schedule", schedule) == schedule and fixed.get("virtual_stages", v) == v
     ]
+
+
+def _virtual_stages(problem: Problem, *, pipeline_size: int) -> list[int]:
+    """Return the numbers of stages per rank above 1 that deal the blocks evenly."""
+    repeats = max(unit.count for unit in problem.graph.units)
+    return [
+        v
+        for v in range(2, max(1, repeats // pipeline_size) + 1)
+        if v <= MAX_VIRTUAL_STAGES and _deals_evenly(problem, pipeline_size * v)
+    ]
+
+
+def split_variants(problem: Problem, strategy: Strategy) -> list[Strategy]:
+    """Return a strategy with the schedules that split the backward pass, where the stack can."""
+    pp = strategy.pipeline_parallel_size
+    if problem.software.split_backward == "none" or pp == 1:
+        return []
+    chunks = _virtual_stages(problem, pipeline_size=pp)
+    variants: list[tuple[Schedule, int]] = [("zero_bubble", v) for v in (1, *chunks)]
+    if _deals_evenly(problem, pp * ZBV_STAGES):
+        variants.append(("zbv", ZBV_STAGES))
+    plain = replace(strategy, recompute="none")
+    return [replace(plain, schedule=name, virtual_stages=v) for name, v in variants]
 
 
 def _deals_evenly(problem: Problem, num_stages: int) -> bool:

@@ -63,7 +63,8 @@ class Strategy:
         parts.append(f"microbatch={self.microbatch_size}")
         if self.pipeline_parallel_size > 1:
             parts.append(f"schedule={self.schedule}")
-        if self.virtual_stages != 1 and self.schedule != "zbv":
+        is_told = self.virtual_stages != 1 or self.schedule == "zero_bubble"
+        if is_told and self.schedule != "zbv" and self.pipeline_parallel_size > 1:
             parts.append(f"virtual_stages={self.virtual_stages}")
         if self.sharding != "none":
             parts.append(f"sharding={self.sharding}")

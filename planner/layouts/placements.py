@@ -3,14 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import takewhile
 
-from planner.graph import Dims, ModelGraph, Operator, Unit
+from planner.graph import ModelGraph, Operator, Unit
 from planner.layouts.exchanges import (
     Exchange,
     cheapest_states,
-    is_shared_copy,
-    reader_exchange,
 )
 from planner.layouts.flows import (
     Flow,
@@ -22,7 +19,9 @@ from planner.layouts.flows import (
     wanted_gradient,
     wanted_layout,
 )
-from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard, shard_label
+from planner.layouts.placement_words import as_read, placement_of
+from planner.layouts.reshard import PARTIAL, REPLICATED, Layout, reshard_kind, shard_label
+from planner.layouts.shared_copies import is_under, shared_copy
 from planner.layouts.sizes import flat_labels, position_labels, read_labels
 from planner.layouts.terms import LayoutSolution
 from planner.plan import Boundary, ModuleBoundary, Placement, PlannedLayout
@@ -90,28 +89,6 @@ def planned_layout(
         executable=not draft.problems,
         not_executable_because=draft.problems[0] if draft.problems else "",
     )
-
-
-def placement_of(layout: Layout, dims: Dims) -> Placement | None:
-    """Return a layout as ``R``, ``P`` or ``S<dim>`` of a tensor with these dims.
-
-    None where the label is not the leading factor of its dim: a contiguous shard of the dim is
-    then no shard of the label.
-
-    Examples
-    --------
-    >>> placement_of("S:heads", (("b",), ("s",), ("heads", "d")))
-    'S2'
-    >>> placement_of("S:heads", (("b",), ("s",), ("three", "heads", "d"))) is None
-    True
-    """
-    label = shard_label(layout)
-    if label is None:
-        return layout
-    for place, dim in enumerate(dims):
-        if dim and dim[0] == label:
-            return f"S{place}"
-    return None
 
 
 def _price_of(graph: ModelGraph, size: int) -> Callable[[Exchange, str, tuple[str, ...]], float]:
@@ -271,7 +248,11 @@ def _place(
         if before is not None and after is not None:
             draft.outputs[producer.module_path] = Boundary(have=before, want=after)
             have = held
-    shared = _place_shared_copy(graph, solution, flow, state, have, draft)
+    container, change, shared = shared_copy(graph, solution, flow, state, have)
+    if change is None or container in draft.inputs:
+        shared = ()
+    else:
+        draft.inputs[container] = change
     for reader in flow.readers:
         if reader not in shared and not _is_inside_module(graph, flow, reader):
             _place_at_reader(graph, solution, reader, have, draft)
@@ -283,65 +264,6 @@ def _reads_slice(graph: ModelGraph, reader: Reader) -> bool:
     return len(labels) < len(flat_labels(graph.tensors[reader.operand.tensor].dims))
 
 
-def _place_shared_copy(
-    graph: ModelGraph,
-    solution: LayoutSolution,
-    flow: Flow,
-    state: TensorState,
-    have: Layout,
-    draft: _Draft,
-) -> tuple[Reader, ...]:
-    """Put a change that several readers share at the entry of the module that holds them."""
-    if have != state.value or not is_shared_copy(graph, flow, solution.choices, state):
-        return ()
-    sharing = tuple(
-        reader
-        for reader in flow.readers
-        if reader_exchange(graph, flow, reader, solution.choices[reader.operator], state)
-        != (None, None)
-    )
-    operators = [graph.operator(reader.operator) for reader in sharing]
-    wants = {
-        wanted_layout(graph, operator, reader.operand, solution.choices[operator.name])
-        for operator, reader in zip(operators, sharing, strict=True)
-    }
-    container = _common_path([operator.module_path for operator in operators])
-    inside = [n for n in _unit_operators(graph, operators[0]) if _is_under(graph, n, container)]
-    before = placement_of(_as_read(have, sharing[0]), sharing[0].operand.dims)
-    after = placement_of(_as_read(min(wants), sharing[0]), sharing[0].operand.dims)
-    begins = inside[0] == operators[0].name and operators[0].inputs[0] == sharing[0].operand
-    others = {reader.operator for reader in flow.readers} - {op.name for op in operators}
-    others -= {inside[-1]}  # a residual that was fused with what the module ends with
-    if not container or len(wants) > 1 or not begins or others & set(inside):
-        return ()
-    if before is None or after is None or container in draft.inputs:
-        return ()
-    draft.inputs[container] = Boundary(have=before, want=after)
-    return sharing
-
-
-def _common_path(paths: list[str]) -> str:
-    """Return the innermost module that holds all of some modules.
-
-    Examples
-    --------
-    >>> _common_path(["h.0.attention.query", "h.0.attention.key"])
-    'h.0.attention'
-    """
-    parts = zip(*(path.split(".") for path in paths), strict=False)
-    same = takewhile(lambda names: len(set(names)) == 1, parts)
-    return ".".join(names[0] for names in same)
-
-
-def _unit_operators(graph: ModelGraph, operator: Operator) -> tuple[str, ...]:
-    return next(unit.operators for unit in graph.units if unit.name == operator.unit)
-
-
-def _is_under(graph: ModelGraph, name: str, container: str) -> bool:
-    path = graph.operator(name).module_path
-    return path == container or path.startswith(f"{container}.")
-
-
 def _place_at_reader(
     graph: ModelGraph, solution: LayoutSolution, reader: Reader, have: Layout, draft: _Draft
 ) -> None:
@@ -350,8 +272,8 @@ def _place_at_reader(
     if wanted == have or _is_loss(operator):
         return
     place = operator.inputs.index(reader.operand)
-    before = placement_of(_as_read(have, reader), reader.operand.dims)
-    after = placement_of(_as_read(wanted, reader), reader.operand.dims)
+    before = placement_of(as_read(have, reader), reader.operand.dims)
+    after = placement_of(as_read(wanted, reader), reader.operand.dims)
     if _begins(graph, reader.operator, place) and before is not None and after is not None:
         draft.inputs[operator.module_path] = Boundary(have=before, want=after)
     elif reshard_kind(have, wanted) is not None:
@@ -359,12 +281,6 @@ def _place_at_reader(
             f"{reader.operator}: reads {reader.operand.tensor} as {wanted}, which arrives as "
             f"{have}, and no module begins or ends between the two"
         )
-
-
-def _as_read(layout: Layout, reader: Reader) -> Layout:
-    """Return a layout in the labels of a reader."""
-    label = shard_label(layout)
-    return layout if label is None else shard(dict(reader.operand.relabel).get(label, label))
 
 
 def _check_attention(graph: ModelGraph, solution: LayoutSolution, draft: _Draft) -> None:
@@ -430,9 +346,7 @@ def _paths_of(graph: ModelGraph, unit: Unit, draft: _Draft) -> tuple[str, ...]:
     """Return the modules of a unit's operators, and those around them that change a layout."""
     own = dict.fromkeys(graph.operator(name).module_path for name in unit.operators)
     around = (
-        path
-        for path in draft.inputs
-        if any(_is_under(graph, name, path) for name in unit.operators)
+        path for path in draft.inputs if any(is_under(graph, name, path) for name in unit.operators)
     )
     return tuple(own | dict.fromkeys(around))
 

@@ -20,7 +20,7 @@ from planner.make_plan import plan_of_search
 from planner.problem import PriceBook, Problem
 from planner.replay import replay_step_time
 from planner.search import SearchResult, search
-from planner.space import cores, microbatch_sizes, strategies_of
+from planner.space import cores, microbatch_sizes, split_variants, strategies_of
 from planner.strategy import Strategy, parse_partial_strategy
 from tests.planner.problems import MACHINE, on, problem_of
 
@@ -169,7 +169,9 @@ def strategies(problem: Problem) -> Iterator[Strategy]:
 
 
 def sample(problem: Problem, number: int) -> list[Evaluation]:
-    possible = [s for s in strategies(problem) if find_rejection(problem, s) is None]
+    plain = list(strategies(problem))
+    split = [v for s in plain if s.schedule == "1f1b" for v in split_variants(problem, s)]
+    possible = [s for s in plain + split if find_rejection(problem, s) is None]
     book = PriceBook(problem=problem)
     chosen = random.Random(7).sample(possible, min(number, len(possible)))
     return [evaluate(book, s, book.layouts(s)[0]) for s in chosen]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from planner.graph import Operand
-from planner.layouts.placements import placement_of, planned_layout
+from planner.layouts.placement_words import placement_of
+from planner.layouts.placements import planned_layout
 from planner.layouts.solve import data_layout, megatron_layout, solve_layouts
 from planner.layouts.terms import LayoutSolution
 from planner.models.resolve import resolve_model
