@@ -53,7 +53,7 @@ def calibrate(
     """
     count = processes or max(2, min(MAX_LOCAL_PROCESSES, os.cpu_count() or 1))
     if count < 1 or count > MAX_PROCESSES:
-        raise RunError(f"processes={count}: expected 1 to {MAX_PROCESSES}")
+        raise RunError(f"processes={count}: expected 1 to {MAX_PROCESSES}; change --processes")
     samples = measure(quick=quick, processes=count, progress=progress)
     from executor.calibration_fit import fit_cluster
     from executor.calibration_software import fit_software, software_to_toml

@@ -168,7 +168,8 @@ def _load(state: State, folder: Path) -> None:
         load(state, storage_reader=FileSystemReader(folder))
     except CheckpointException as error:
         raise RunError(
-            f"{folder}: does not fit this model ({_first_failure(error)}); was it changed?"
+            f"{folder}: does not fit this model ({_first_failure(error)}); resume the model "
+            "that saved it, or give another --checkpoint-dir"
         ) from None
 
 

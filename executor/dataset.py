@@ -142,7 +142,7 @@ class BatchReader:
 
     def _called(self, what: str, function: Callable[[], Any] | None) -> Any:
         if function is None:
-            raise RunError(f"{self.text}: no dataset to read")
+            raise RunError(f"{self.text}: no dataset to read; give --dataset FILE.py:function")
         try:
             return function()
         except Exception as error:

@@ -104,13 +104,14 @@ def load_run(path: str | Path) -> RunResult:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; make one with 'paraplan run --output'") from None
+        raise RunError(f"{path}: no such file; make one with 'paraplan run PLAN.json'") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"{path}: cannot be read as a run ({error}); run the plan anew") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != RUN_SCHEMA_VERSION:
         raise RunError(
-            f"{path}: schema_version is {version!r}; expected {RUN_SCHEMA_VERSION}; is it a run?"
+            f"{path}: schema_version is {version!r}; expected {RUN_SCHEMA_VERSION}; "
+            "give the run.json that 'paraplan run' wrote"
         )
     try:
         return result_from_json(data)
