@@ -72,8 +72,8 @@ def reduction_of_items(
     Its gradients and a copy of them in one piece, the reduce-scatter's input; then that and, with a
     library that reduces in a copy, the copy. Gradients are free by then, but for the last one,
     which the loop that lists them still names (torch 2.13, ``_fsdp_collectives.py``,
-    ``foreach_reduce``); the shard that comes out takes ``shard_bytes`` per element. The unit before
-    is gathered already. Items without a unit have -inf.
+    ``foreach_reduce``): nearly all of a head's; the shard that comes out takes ``shard_bytes`` per
+    element. The unit before is gathered already. Items without a unit have -inf.
     """
     own = np.where(
         np.arange(items.num_items) == items.lender, items.units + items.root, items.units
@@ -81,7 +81,7 @@ def reduction_of_items(
     before = np.where(items.is_shared, 0.0, items.neighbour_units(-1))
     weights = items.root * ~items.is_shared + before
     copy_in = (state.gathered + state.gradients) * own
-    last = np.where(items.has_one_tensor, own, 0.0)
+    last = np.where(items.has_one_tensor | (items.output > 0), own, 0.0)
     copies = 2.0 if software.copies_messages else 1.0
     sending = state.gathered * last + (copies * state.gradients + shard_bytes) * own
     gradients = np.maximum(copy_in, sending)
