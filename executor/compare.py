@@ -11,11 +11,16 @@ _PARTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("compute", ("compute",), ("compute",)),
     ("tensor communication", ("tensor",), ("tensor",)),
     ("data communication", ("data",), ("data",)),
-    ("pipeline communication and bubble", ("pipeline", "bubble"), ("pipeline", "idle")),
+    ("context communication", ("context",), ("context",)),
+    ("expert communication", ("expert",), ("expert",)),
+    ("pipeline, bubble and idle", ("pipeline", "bubble"), ("pipeline", "idle")),
     ("optimizer", ("optimizer",), ("optimizer",)),
 )
 """Row, keys of the prediction's breakdown, keys of the measured one. A rank that waits for a peer
 cannot tell a transfer from a bubble, so these are compared together."""
+_RARE = ("context communication", "expert communication")
+"""Rows left out where neither side has them."""
+_PARTS_TOLERANCE = 0.1
 
 
 def compare(plan: Plan, run: RunResult) -> tuple[dict[str, Any], ...]:
@@ -63,10 +68,30 @@ def compare(plan: Plan, run: RunResult) -> tuple[dict[str, Any], ...]:
     for name, of_plan, of_run in _PARTS:
         expected = sum(breakdown.get(key, 0.0) for key in of_plan) if breakdown else None
         spent = sum(run.breakdown_s.get(key, 0.0) for key in of_run)
+        if not expected and not spent and name in _RARE:
+            continue
         rows.append(comparison_row(name, "s", expected, spent))
     peak = predicted.get("peak_memory_bytes")
     rows.append(comparison_row("peak memory", "B", peak, run.peak_memory_bytes))
     return tuple(rows)
+
+
+def comparison_notes(plan: Plan, run: RunResult) -> list[str]:
+    """Return what to say beside the rows: notes of the run, the range, parts that do not add up."""
+    notes = [f"note: {note}" for note in run.notes]
+    spent_s, step_s = sum(run.breakdown_s.values()), run.measured_step_time_s
+    low_s, high_s = plan.prediction.get("step_time_interval_s") or (step_s, step_s)
+    if not low_s <= step_s <= high_s:
+        notes.append(
+            f"note: the measured step is outside the predicted range, {low_s:.4f} to {high_s:.4f} s"
+        )
+    if not spent_s or abs(spent_s - step_s) <= _PARTS_TOLERANCE * step_s:
+        return notes
+    return [
+        *notes,
+        f"note: measured parts add up to {spent_s:.4f} s: they are of one instrumented step, the "
+        "step time is the median of the others",
+    ]
 
 
 def comparison_row(

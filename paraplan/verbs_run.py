@@ -101,7 +101,7 @@ def calibrate_verb(*, quick: bool, processes: int | None, as_json: bool) -> None
 
 def compare_verb(plan_file: Path, run_file: Path, *, trace: Path | None, as_json: bool) -> None:
     """Print predicted beside measured, of a run or a job; write both timelines as one trace."""
-    from executor.compare import compare, comparison_table
+    from executor.compare import compare, comparison_notes, comparison_table
     from executor.compare_job import compare_job, load_job_if_one
     from executor.result import load_run
     from planner.plan import load_plan
@@ -118,8 +118,9 @@ def compare_verb(plan_file: Path, run_file: Path, *, trace: Path | None, as_json
     else:
         run = load_run(run_file)
         rows = compare(plan, run)
+        notes = comparison_notes(plan, run)
         if trace is not None:
-            notes = _write_overlay(plan_file, plan, run, trace)
+            notes += _write_overlay(plan_file, plan, run, trace)
     if as_json:
         print_json({"rows": [dict(row) for row in rows], "notes": notes})
     else:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from planner.errors import PlanError
+from planner.errors import PlanError, StrategyError
+from planner.strategy import parse_strategy
 
 SCHEMA_VERSION = 1
 Placement = str
@@ -149,7 +150,8 @@ def load_plan(path: str | Path) -> Plan:
     Raises
     ------
     PlanError
-        If the file is missing, no JSON, of another schema version, or has missing or unknown keys.
+        If the file is missing, no JSON, of another schema version, has missing or unknown keys, or
+        its mesh, stages and layouts are not those of its strategy.
     """
     path = Path(path)
     try:
@@ -173,10 +175,39 @@ def load_plan(path: str | Path) -> Plan:
             "make the plan anew with 'paraplan plan'"
         )
     try:
-        return Plan.model_validate(data)
+        plan = Plan.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(
             f"{path}: {where}: {first['msg']}; make the plan anew with 'paraplan plan'"
         ) from None
+    disagreement = _disagreement(plan)
+    if disagreement:
+        raise PlanError(f"{path}: {disagreement}; make the plan anew with 'paraplan plan'")
+    return plan
+
+
+def _disagreement(plan: Plan) -> str:
+    """Return how mesh, stages or layouts contradict the strategy; empty where they agree."""
+    try:
+        strategy = parse_strategy(plan.strategy)
+    except StrategyError as error:
+        return str(error)
+    axes = dict(plan.mesh.axes)
+    sizes = {
+        "pp": strategy.pipeline_parallel_size,
+        "dp": strategy.data_parallel_size,
+        "cp": strategy.context_parallel_size,
+        "tp": strategy.tensor_parallel_size,
+    }
+    for axis, size in sizes.items():
+        if axes.get(axis, 1) != size:
+            return f"mesh: {axis}={axes.get(axis, 1)}; the strategy has {axis}={size}"
+    num_stages = strategy.pipeline_parallel_size * strategy.virtual_stages
+    if len(plan.stages) != num_stages:
+        return f"stages: {len(plan.stages)} are listed; the strategy has {num_stages}"
+    for layout in plan.layouts:
+        if layout.size != axes.get(layout.axis, 1):
+            return f"layouts: size {layout.size} on axis {layout.axis}; the mesh has another"
+    return ""

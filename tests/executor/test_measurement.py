@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from plans import plan_of
 
-from executor.compare import compare, comparison_table
+from executor.compare import compare, comparison_notes, comparison_table
 from executor.errors import RunError
 from executor.recording import Recorder, Region
 from executor.result import RunResult, load_run, result_from_json, result_to_json, write_atomically
@@ -43,8 +43,8 @@ def test_compute_is_cut_where_a_collective_blocked_it():
 def test_parts_add_up_to_the_step():
     recorder = recorded()
     parts = breakdown_of(recorder, spans_of(recorder, rank=0, start_s=100.0), step_s=10.0)
-    assert parts == {"compute": 6.0, "tensor": 1.0, "data": 0.0, "pipeline": 2.0,
-                     "optimizer": 0.5, "idle": 0.5}  # fmt: skip
+    assert parts == {"compute": 6.0, "tensor": 1.0, "context": 0.0, "expert": 0.0, "data": 0.0,
+                     "pipeline": 2.0, "optimizer": 0.5, "idle": 0.5}  # fmt: skip
     assert collective_counts(recorder)["tp"] == {"all_reduce": {"count": 1, "bytes": 64.0}}
 
 
@@ -102,9 +102,20 @@ def test_compare_puts_the_parts_side_by_side():
     assert rows["step time"]["error"] == 1.0
     assert rows["compute"]["ratio"] == 2.0
     assert rows["data communication"]["ratio"] == 1.0
-    assert rows["pipeline communication and bubble"]["ratio"] is None
+    assert rows["pipeline, bubble and idle"]["ratio"] is None
     assert rows["peak memory"]["ratio"] == 1.5
     assert "1.50" in comparison_table(list(rows.values())).splitlines()[-1]
+
+
+def test_compare_tells_what_to_mind():
+    plan = plan_of("dp=2,microbatch=4")
+    assert comparison_notes(plan, a_result()) == []
+    plan = plan.model_copy(update={"prediction": {"step_time_interval_s": [0.1, 0.4]}})
+    loaded = a_result(notes=("times are high",), breakdown_s={"compute": 0.2})
+    told = comparison_notes(plan, loaded)
+    assert told[0] == "note: times are high"
+    assert "outside the predicted range, 0.1000 to 0.4000 s" in told[1]
+    assert "add up to 0.2000 s" in told[2]
 
 
 def test_compare_refuses_a_run_of_another_plan_or_size():

@@ -106,3 +106,24 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
         load_plan(tmp_path / "binary")
     with pytest.raises(PlanError, match="cannot be read"):
         load_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("strategy", "dp=2,pp=4,microbatch=4", "mesh: pp=2; the strategy has pp=4"),
+        ("strategy", "dp=2,microbatch=4", "mesh: pp=2; the strategy has pp=1"),
+        ("strategy", "dp=2,tpp=2", "unknown key 'tpp'"),
+        ("mesh", {"axes": [["pp", 2], ["dp", 2]]}, "mesh: tp=1; the strategy has tp=2"),
+        ("stages", None, "stages: 1 are listed; the strategy has 2"),
+    ],
+)
+def test_parts_that_contradict_the_strategy(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    path = tmp_path / "plan.json"
+    data = json.loads(plan_to_json(plan()))
+    data[key] = data[key][:1] if value is None else value
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(PlanError, match=message):
+        load_plan(path)
