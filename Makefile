@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/python -m paraplan.demo --output $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not distributed and not slow"
