@@ -192,9 +192,10 @@ CEILINGS = {
     },
     "megatron-core": {"1f1b": (0.97, 1.08), "interleaved": (0.96, 1.02)},
 }
-"""Closed form over engine: the worst of all strategies of the problem (475, with split backward passes
-715 to 815) with 2 % to spare. Zero bubble is low where there are half as many microbatches as ranks (0.90, virtual
-stages that wait for each other); with at least as many it is within 2 % and 7 %.
+"""Closed form over engine: the worst of all strategies of the problem (475, with split
+backward passes 715 to 815) with 2 % to spare. Zero bubble is low where there are half as many
+microbatches as ranks (0.90, virtual stages that wait for each other); with at least as many it is
+within 2 % and 7 %.
 Unlike stages are where they part: on 8 ranks 12 blocks cannot be dealt evenly, and the closed form
 charges as if all waited for the slowest (over); weights that are gathered wait on every virtual
 stage (under)."""
