@@ -52,7 +52,7 @@ def pipeline_time_s(
     Raises
     ------
     ScheduleError
-        If the schedule is unknown.
+        If the schedule is unknown or splits its backward pass.
 
     Notes
     -----
@@ -83,10 +83,7 @@ def pipeline_time_s(
     ...                 send_s=0.5, total_s=9)
     array(33.)
     """
-    _check_name(schedule)
-    if splits_backward(schedule):
-        msg = f"schedule: {schedule!r} splits its backward pass; its time is zero_bubble_time_s"
-        raise ScheduleError(msg)
+    _check_whole(schedule, instead="zero_bubble_time_s")
     ranks = np.asarray(num_stages, dtype=np.float64)
     microbatches = np.asarray(num_microbatches, dtype=np.float64)
     virtual = np.asarray(virtual_stages, dtype=np.float64)
@@ -133,7 +130,7 @@ def in_flight_microbatches(
     Raises
     ------
     ScheduleError
-        If the schedule is unknown.
+        If the schedule is unknown or splits its backward pass.
 
     Notes
     -----
@@ -148,7 +145,7 @@ def in_flight_microbatches(
     >>> in_flight_microbatches("interleaved", 0, num_stages=4, num_microbatches=8, virtual_stages=2)
     array(11.)
     """
-    _check_name(schedule)
+    _check_whole(schedule, instead="held_moments")
     rank = np.asarray(stage, dtype=np.float64)
     ranks = np.asarray(num_stages, dtype=np.float64)
     microbatches = np.asarray(num_microbatches, dtype=np.float64)
@@ -212,8 +209,11 @@ def in_flight_per_chunk(
     return np.asarray(count, dtype=np.float64)
 
 
-def _check_name(schedule: str) -> None:
-    """Raise if there is no such schedule."""
+def _check_whole(schedule: str, *, instead: str) -> None:
+    """Raise if there is no such schedule, or it splits its backward pass."""
     if schedule not in SCHEDULES:
         msg = f"schedule: {schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}"
+        raise ScheduleError(msg)
+    if splits_backward(schedule):
+        msg = f"schedule: {schedule!r} splits its backward pass; use {instead}"
         raise ScheduleError(msg)

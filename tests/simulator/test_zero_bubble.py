@@ -174,6 +174,8 @@ def test_weights_that_wait_shorten_the_step():
 def test_formulas_of_whole_backwards_refuse_split_ones():
     with pytest.raises(ScheduleError, match="'zbv' splits its backward pass"):
         pipeline_time_s("zbv", forward_s=1, backward_s=1, num_stages=2, num_microbatches=2)
+    with pytest.raises(ScheduleError, match="'zero_bubble' splits its .*; use held_moments"):
+        in_flight_microbatches("zero_bubble", 0, num_stages=2, num_microbatches=2)
     with pytest.raises(ScheduleError, match="'1f1b' splits no backward pass"):
         zero_bubble_time_s("1f1b", forward_s=1, input_s=1, weight_s=1, num_microbatches=2)
 
