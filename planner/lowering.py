@@ -9,12 +9,10 @@ from collections.abc import Mapping
 
 from planner.lowering_end import add_end
 from planner.step_costs import Floats, ProgramBuilder, StepCosts
+from simulator.actions import PHASE_OF_KIND
 from simulator.program import Program, Stream, Task
 from simulator.schedules import Action, schedule_actions
 
-_CATEGORIES = {
-    "F": "forward", "B": "backward", "I": "input_gradients", "W": "weight_gradients",
-}  # fmt: skip
 STREAM_OF_CATEGORY: Mapping[str, Stream] = {
     "tensor": "tensor",
     "context": "tensor",
@@ -166,7 +164,7 @@ def _add_compute(
             depends_on=depends_on,
             memory_at_start_bytes=transient + max(kept, 0.0),
             memory_at_end_bytes=-transient + (0.0 if splits else min(kept, 0.0)),
-            category=_CATEGORIES[action.kind],
+            category=PHASE_OF_KIND[action.kind],
             stage=action.stage,
             microbatch=action.microbatch,
         )
@@ -202,7 +200,7 @@ def _add_tails(builder: ProgramBuilder, action: Action, ends: Mapping[int, int])
                 duration_s=float(costs.tail_s[action.stage]) + costs.sync_slowdown * hidden,
                 depends_on=(end,),
                 memory_at_end_bytes=_kept_bytes(costs, action),
-                category=_CATEGORIES[action.kind],
+                category=PHASE_OF_KIND[action.kind],
                 stage=action.stage,
                 microbatch=action.microbatch,
             )

@@ -11,7 +11,11 @@ from simulator.errors import ScheduleError
 ActionKind = Literal["F", "B", "I", "W"]
 """Forward; whole backward; gradients of inputs alone; gradients of weights alone."""
 _ACTION = re.compile(r"(\d+)([FBIW])(\d+)")
-_KINDS: dict[str, ActionKind] = {"F": "F", "B": "B", "I": "I", "W": "W"}
+PHASE_OF_KIND: dict[ActionKind, str] = {
+    "F": "forward", "B": "backward", "I": "input_gradients", "W": "weight_gradients",
+}  # fmt: skip
+"""What timelines call each kind of action."""
+_KINDS: dict[str, ActionKind] = {kind: kind for kind in PHASE_OF_KIND}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from simulator.actions import PHASE_OF_KIND
 from simulator.errors import ProgramError
 from simulator.exports.chrome import TraceProcess, trace_events
 from simulator.timeline import Span, Timeline
 
-_ACTION_LETTERS = {"forward": "F", "backward": "B"}
+_KIND_OF_NAME = {phase.replace("_", " "): kind for kind, phase in PHASE_OF_KIND.items()}
 """Names of measured passes -> the simulator's letters, which name stage and microbatch too."""
 
 
@@ -61,7 +62,8 @@ def overlay_json(predicted: Timeline, measured: Timeline) -> str:
 
 def _with_common_name(span: Span) -> Span:
     """Return a measured span under the name that the simulator gives such a one."""
-    letter = _ACTION_LETTERS.get(span.name)
-    if span.stream != "compute" or span.stage is None or letter is None:
+    kind = _KIND_OF_NAME.get(span.name)
+    if span.stream != "compute" or span.stage is None or kind is None:
         return span
-    return replace(span, name=f"{span.stage}{letter}{span.microbatch}", category=span.name)
+    name = f"{span.stage}{kind}{span.microbatch}"
+    return replace(span, name=name, category=PHASE_OF_KIND[kind])

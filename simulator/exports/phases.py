@@ -2,6 +2,7 @@
 
 import re
 
+from simulator.actions import PHASE_OF_KIND, parse_action
 from simulator.timeline import Span
 
 PHASE_COLORS = {
@@ -20,17 +21,8 @@ PHASE_COLORS = {
     "other": "#BAB0AC",
 }
 """One colour per phase, told apart also in print: Tableau 10 as in Vega."""
-_ACTION = re.compile(r"(?:^|[^0-9A-Za-z])\d+([FBIW])\d+(?:$|[^0-9A-Za-z])")
-_PHASE_OF_KIND = {
-    "F": "forward", "B": "backward", "I": "input_gradients", "W": "weight_gradients",
-}  # fmt: skip
-_WORDS = (
-    ("weight gradients", "weight_gradients"),
-    ("input gradients", "input_gradients"),
-    ("backward", "backward"),
-    ("forward", "forward"),
-    ("optimizer", "optimizer"),
-)
+_ACTION = re.compile(r"(?:^|[^0-9A-Za-z])(\d+[FBIW]\d+)(?:$|[^0-9A-Za-z])")
+_WORDS = {phase.replace("_", " "): phase for phase in (*PHASE_OF_KIND.values(), "optimizer")}
 
 
 def span_phase(span: Span) -> str:
@@ -60,9 +52,9 @@ def span_phase(span: Span) -> str:
     if span.stream == "compute":
         action = _ACTION.search(span.name)
         if action is not None:
-            return _PHASE_OF_KIND[action.group(1)]
+            return PHASE_OF_KIND[parse_action(action.group(1)).kind]
         lowered = span.name.lower()
-        for word, phase in _WORDS:
+        for word, phase in _WORDS.items():
             if word in lowered:
                 return phase
     return "compute" if span.category == "compute" else "other"

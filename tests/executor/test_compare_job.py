@@ -73,8 +73,13 @@ def timeline(origin, *, forward, ranks=2):
     return Timeline(spans=tuple(spans), num_ranks=ranks, memory=memory, origin=origin)
 
 
-def test_each_rank_is_shown_twice_with_the_same_names_on_one_clock():
-    trace = overlay_trace(timeline("simulated", forward="0F1"), timeline("x", forward="forward"))
+@pytest.mark.parametrize(
+    ("action", "measured"),
+    [("0F1", "forward"), ("0B1", "backward"), ("0I1", "input gradients"),
+     ("0W1", "weight gradients")],
+)  # fmt: skip
+def test_each_rank_is_shown_twice_with_the_same_names_on_one_clock(action, measured):
+    trace = overlay_trace(timeline("simulated", forward=action), timeline("x", forward=measured))
     events = trace["traceEvents"]
     assert all({"ph", "ts", "pid", "tid"} <= event.keys() for event in events)
     named = [e["args"]["name"] for e in events if e["name"] == "process_name"]
@@ -82,7 +87,7 @@ def test_each_rank_is_shown_twice_with_the_same_names_on_one_clock():
     shown = [name for _, name in sorted(zip(order, named, strict=True))]
     assert shown == ["rank 0 predicted", "rank 0 measured", "rank 1 predicted", "rank 1 measured"]
     spans = [(e["pid"], e["name"], e["ts"], e["dur"]) for e in events if e["ph"] == "X"]
-    assert sorted(spans) == [(process, "0F1", 0.0, 1e3) for process in range(4)]
+    assert sorted(spans) == [(process, action, 0.0, 1e3) for process in range(4)]
     assert sorted(e["pid"] for e in events if e["ph"] == "C") == [0, 1, 2, 3]
 
 
